@@ -1,0 +1,1 @@
+"""bnadapt adapts Keras networks to new data sets through batch normalization."""

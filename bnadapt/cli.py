@@ -1,0 +1,191 @@
+"""The command line: compose settings with Hydra, check them, run the pipeline. Only this module knows Hydra."""
+
+import difflib
+import logging
+import os
+import re
+import shlex
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+import yaml
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import bnadapt.config
+from bnadapt.config import Settings, check
+from bnadapt.errors import BnadaptError, SettingsError
+
+FAILED, MISTAKE_ON_THE_COMMAND_LINE, INTERRUPTED = 1, 2, 130
+
+_log = logging.getLogger(__name__)
+
+
+def main() -> NoReturn:
+    """Run the command line and exit: 0, 1 for an error, 2 for a mistake on the command line itself."""
+    _quiet_start()
+    # Hydra then raises instead of printing, so that every error reaches the user in one form.
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1" or "traceback=true" in sys.argv[1:]
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    sys.argv[0] = "bnadapt"
+    ConfigStore.instance().store(name="schema", node=Settings)
+    failures: list[Exception] = []
+    try:
+        if sys.argv[1:2] == ["ui"]:
+            _open_ui(sys.argv[2:])
+        _hydra_main(lambda config: _run(config, failures, wants_traceback))()
+    except (BnadaptError, HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        failures.append(error)
+        _print_error(error, wants_traceback)
+    except KeyboardInterrupt:
+        print("\nbnadapt: interrupted; the stages that had finished are in MLflow.", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    sys.exit(max(map(_exit_code, failures), default=0))
+
+
+def configuration_directory() -> Path:
+    """The directory of the configuration: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    for candidate in (package / "conf", package.parent / "conf"):
+        if (candidate / "config.yaml").is_file():
+            return candidate
+    raise SettingsError(
+        f"the configuration is missing: neither {package / 'conf'} nor {package.parent / 'conf'} "
+        "holds config.yaml; install bnadapt again"
+    )
+
+
+def settings_from(config: DictConfig) -> Settings:
+    """Typed and checked settings of a composed configuration.
+
+    Raises:
+        OmegaConfBaseException: a key is unknown, also one added with ``+``.
+        SettingsError: a value is out of range, or two contradict each other.
+    """
+    # ``+key`` opens the composed configuration for anything; merging plain values into the schema does not.
+    plain = OmegaConf.to_container(config, resolve=True)
+    settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Settings), plain))
+    assert isinstance(settings, Settings)
+    check(settings)
+    return settings
+
+
+def _hydra_main(task: Callable[[DictConfig], None]) -> Callable[[], Any]:
+    return hydra.main(config_path=str(configuration_directory()), config_name="config", version_base="1.3")(task)
+
+
+def _run(config: DictConfig, failures: list[Exception], wants_traceback: bool) -> None:
+    """Run one job; note its failure instead of raising it, so that the other jobs of a sweep still run."""
+    overrides = list(HydraConfig.get().overrides.task)
+    run_directory = Path(HydraConfig.get().runtime.output_dir)
+    try:
+        settings = settings_from(config)
+        _check_files(settings)
+        from bnadapt.pipeline import run_pipeline  # imports TensorFlow: only once the settings are right
+
+        run_pipeline(settings, run_directory, command=shlex.join(["bnadapt", *overrides]))
+    except Exception as error:
+        failures.append(error)
+        _log.info("failed", exc_info=True)
+        _print_error(error, wants_traceback or config.traceback)
+
+
+def _check_files(settings: Settings) -> None:
+    """Find a missing data set or model file before TensorFlow is imported."""
+    from bnadapt.data.available import check_available
+
+    for data in (settings.data, settings.baseline_data):
+        if data is not None:
+            check_available(data)
+    path = settings.model.path
+    if path is not None and ":/" not in path and not Path(path).is_file():
+        raise SettingsError(
+            f"model.path={path}: there is no such file; give a .keras file, or an MLflow model URI "
+            "such as models:/NAME/1"
+        )
+
+
+def _open_ui(overrides: list[str]) -> NoReturn:
+    """Replace this process by MLflow's UI for the store that the settings name."""
+    with hydra.initialize_config_dir(str(configuration_directory()), version_base="1.3"):
+        config = hydra.compose("config", overrides=overrides)
+    from bnadapt.tracking.ui import open_ui
+
+    open_ui(settings_from(config).tracking, Path.cwd())
+
+
+def _quiet_start() -> None:
+    """Silence TensorFlow's messages of level INFO, which it prints at every start; warnings stay."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+
+def _print_error(error: Exception, with_traceback: bool) -> None:
+    if with_traceback:
+        traceback.print_exception(error)
+    print("bnadapt: " + _explain(error).strip().replace("\n", "\n  "), file=sys.stderr)
+
+
+def _exit_code(error: Exception) -> int:
+    composing = isinstance(error, (HydraException, OmegaConfBaseException))
+    return MISTAKE_ON_THE_COMMAND_LINE if composing and not _file_of(error) else FAILED
+
+
+def _file_of(error: Exception) -> str | None:
+    """The configuration file that an error of composition is about; None where an override is at fault."""
+    match = re.match(r"In '([^']+)'", str(error))
+    return match[1] if match and not isinstance(error, MissingConfigException) else None
+
+
+def _explain(error: Exception) -> str:
+    """One message: what was wrong, what was received, what would work."""
+    if isinstance(error, BnadaptError):
+        return str(error)
+    if isinstance(error, yaml.YAMLError):
+        return f"a configuration file is not valid YAML: {error}"
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        return f"{group}={option}: there is no such option; choose one of {_choices(option, error.options)}"
+    if isinstance(error, (HydraException, OmegaConfBaseException)):
+        return _explain_composition(error)
+    return (
+        f"unexpected {type(error).__name__}: {error}\n"
+        "This is a defect of bnadapt or of a library below it; traceback=true prints where."
+    )
+
+
+def _explain_composition(error: Exception) -> str:
+    text = f"{error}\n{error.__cause__ or ''}"
+    key = re.search(r"full_key: (\S+)", text)
+    place = f"{_file_of(error)}.yaml: " if _file_of(error) else ""
+    if key is None:
+        return place + re.split(r"\s*(?:\nSee https|\n\s*Config search path)", str(error))[0]
+    unknown = re.search(r"Key '([^']*)' (?:not in '(\w+)'|is not in struct)", text)
+    if unknown is None:
+        problem = next(
+            line for line in reversed(text.splitlines()) if line.strip() and not re.match(r"\s+\w+(_\w+)?[:=]", line)
+        )
+        return f"{place}{key[1]}: {problem.strip()}"
+    parent = key[1].rpartition(".")[0]
+    schema = getattr(bnadapt.config, unknown[2] or "", None)
+    known = [each.name for each in fields(schema)] if schema else []
+    if not known and isinstance(error.__cause__, OmegaConfBaseException):
+        node = error.__cause__.parent_node
+        known = [str(name) for name in node] if isinstance(node, DictConfig) else []
+    return (
+        f"{place}{key[1]}: there is no such setting; {parent or 'at the top level'} "
+        f"{'has' if parent else 'there are'} {_choices(unknown[1], known)}"
+    )
+
+
+def _choices(received: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(received, known, n=1)
+    return ", ".join(known) + (f" (did you mean {close[0]}?)" if close else "")

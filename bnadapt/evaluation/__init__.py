@@ -1,0 +1,1 @@
+"""Scores of a network on a split, and what may be concluded from them."""
