@@ -6,8 +6,10 @@ import os
 import re
 import shlex
 import sys
+import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,7 +24,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 import bnadapt.config
 from bnadapt.config import Settings, check
-from bnadapt.errors import BnadaptError, SettingsError
+from bnadapt.errors import BnadaptError, SettingsError, TrackingError
+from bnadapt.tracking.environment import prepare_environment, resolve_uri, sqlite_path
 
 FAILED, MISTAKE_ON_THE_COMMAND_LINE, INTERRUPTED = 1, 2, 130
 
@@ -79,7 +82,9 @@ def settings_from(config: DictConfig) -> Settings:
 
 
 def _hydra_main(task: Callable[[DictConfig], None]) -> Callable[[], Any]:
-    return hydra.main(config_path=str(configuration_directory()), config_name="config", version_base="1.3")(task)
+    return hydra.main(config_path=str(configuration_directory()), config_name="config", version_base="1.3")(
+        task
+    )
 
 
 def _run(config: DictConfig, failures: list[Exception], wants_traceback: bool) -> None:
@@ -89,7 +94,9 @@ def _run(config: DictConfig, failures: list[Exception], wants_traceback: bool) -
     try:
         settings = settings_from(config)
         _check_files(settings)
-        from bnadapt.pipeline import run_pipeline  # imports TensorFlow: only once the settings are right
+        prepare_environment(settings.tracking.telemetry)
+        with _without_startup_messages():
+            from bnadapt.pipeline import run_pipeline  # imports TensorFlow: only once the settings are right
 
         run_pipeline(settings, run_directory, command=shlex.join(["bnadapt", *overrides]))
     except Exception as error:
@@ -100,7 +107,7 @@ def _run(config: DictConfig, failures: list[Exception], wants_traceback: bool) -
 
 def _check_files(settings: Settings) -> None:
     """Find a missing data set or model file before TensorFlow is imported."""
-    from bnadapt.data.available import check_available
+    from bnadapt.data.availability import check_available
 
     for data in (settings.data, settings.baseline_data):
         if data is not None:
@@ -114,24 +121,54 @@ def _check_files(settings: Settings) -> None:
 
 
 def _open_ui(overrides: list[str]) -> NoReturn:
-    """Replace this process by MLflow's UI for the store that the settings name."""
+    """Replace this process by MLflow's pages for the store that the settings name, on this machine alone."""
     with hydra.initialize_config_dir(str(configuration_directory()), version_base="1.3"):
-        config = hydra.compose("config", overrides=overrides)
-    from bnadapt.tracking.ui import open_ui
+        tracking = settings_from(hydra.compose("config", overrides=overrides)).tracking
+    file = sqlite_path(resolve_uri(tracking.uri, Path.cwd()))
+    if file is not None and not file.is_file():
+        raise TrackingError(
+            f"tracking.uri={tracking.uri}: no runs are recorded in {file} yet; start the command in the directory "
+            "where the runs were made, or name the store: bnadapt ui tracking.uri=sqlite:///DIRECTORY/mlflow.db"
+        )
+    prepare_environment(tracking.telemetry)
+    from bnadapt.tracking.store import Tracker
+    from bnadapt.tracking.ui import ui_command, ui_url
 
-    open_ui(settings_from(config).tracking, Path.cwd())
+    tracker = Tracker(tracking, Path.cwd())
+    command = ui_command(tracker.uri, telemetry=tracking.telemetry)
+    print(f"open {ui_url(tracker.uri, tracker.experiment_id)}", flush=True)
+    if command is None:
+        sys.exit(0)
+    os.execvp(command[0], command)
 
 
 def _quiet_start() -> None:
-    """Silence TensorFlow's messages of level INFO, which it prints at every start; warnings stay."""
+    """Silence what TensorFlow reports of its state at level INFO; warnings stay."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 
-def _print_error(error: Exception, with_traceback: bool) -> None:
-    if with_traceback:
-        traceback.print_exception(error)
-    print("bnadapt: " + _explain(error).strip().replace("\n", "\n  "), file=sys.stderr)
+@contextmanager
+def _without_startup_messages() -> Iterator[None]:
+    """Hold back what is written to the error stream meanwhile, and pass on all but messages of level INFO.
+
+    TensorFlow 2.21 writes several at every start, before it has read the variable that should silence them;
+    they come from C++, past Python's streams.
+    """
+    with tempfile.TemporaryFile() as held:
+        sys.stderr.flush()
+        stream = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(stream, 2)
+            os.close(stream)
+            held.seek(0)
+            for line in held.read().decode(errors="replace").splitlines():
+                if not re.match(r"I0000 |WARNING: All log messages before absl::InitializeLog", line):
+                    print(line, file=sys.stderr)
 
 
 def _exit_code(error: Exception) -> int:
@@ -168,10 +205,17 @@ def _explain_composition(error: Exception) -> str:
     place = f"{_file_of(error)}.yaml: " if _file_of(error) else ""
     if key is None:
         return place + re.split(r"\s*(?:\nSee https|\n\s*Config search path)", str(error))[0]
+    if "is not a subclass of StageSettings" in text:
+        return (
+            "a stage cannot be added on the command line; put a schedule of your own into a file, "
+            "mine/schedule/NAME.yaml, and choose it: --config-dir mine schedule=NAME"
+        )
     unknown = re.search(r"Key '([^']*)' (?:not in '(\w+)'|is not in struct)", text)
     if unknown is None:
         problem = next(
-            line for line in reversed(text.splitlines()) if line.strip() and not re.match(r"\s+\w+(_\w+)?[:=]", line)
+            line
+            for line in reversed(text.splitlines())
+            if line.strip() and not re.match(r"\s+\w+(_\w+)?[:=]", line)
         )
         return f"{place}{key[1]}: {problem.strip()}"
     parent = key[1].rpartition(".")[0]

@@ -82,7 +82,9 @@ class ModelSettings:
     dense: int = setting(64, "kind=cnn: units of the dense layer before the head", minimum=1)
     activation: str = setting("relu", "kind=mlp, cnn: the activation after every layer but the head")
     dropout: float = setting(0.0, "kind=mlp, cnn: share of units dropped before the head", minimum=0, below=1)
-    path: str | None = setting(None, "kind=file: a .keras file, or an MLflow model URI (runs:/..., models:/...)")
+    path: str | None = setting(
+        None, "kind=file: a .keras file, or an MLflow model URI (runs:/..., models:/...)"
+    )
     input_range: list[float] = setting(
         [0.0, 255.0], "kind=file: the pixel values that the network was made for, [lowest, highest]"
     )
@@ -122,7 +124,9 @@ class InsertionSettings:
     momentum: float | None = setting(
         None, "of the moving statistics; null: chosen from the steps per epoch", minimum=0, below=1
     )
-    samples: int | None = setting(8192, "images measured for statistics; null: all training images", minimum=2)
+    samples: int | None = setting(
+        8192, "images measured for statistics; null: all training images", minimum=2
+    )
 
 
 @dataclass
@@ -136,7 +140,9 @@ class StageSettings:
     )
     epochs: int = setting(5, "at most so many passes over the training images", minimum=0)
     learning_rate: float = setting(1e-3, "of the optimizer at the start", above=0)
-    decay: str = setting("none", "none, or cosine: the rate falls to zero over the stage", choices=("none", "cosine"))
+    decay: str = setting(
+        "none", "none, or cosine: the rate falls to zero over the stage", choices=("none", "cosine")
+    )
     optimizer: str = setting("adam", "adam, adamw or sgd (momentum 0.9)", choices=("adam", "adamw", "sgd"))
     weight_decay: float = setting(
         1e-2, "optimizer=adamw: per step, times the rate; never on gamma, beta and biases", minimum=0
@@ -151,7 +157,9 @@ class StageSettings:
         True, "statistics=batch: measure the moving statistics exactly over the training images at the end"
     )
     keep: str = setting(
-        "best", "best: the epoch with the lowest validation loss; last: the last one", choices=("best", "last")
+        "best",
+        "best: the epoch with the lowest validation loss; last: the last one",
+        choices=("best", "last"),
     )
     patience: int | None = setting(
         None, "stop after so many epochs without a lower validation loss; null: never", minimum=1
@@ -188,7 +196,9 @@ class EvaluationSettings:
 class TrackingSettings:
     """Where runs are recorded."""
 
-    uri: str = setting("sqlite:///mlflow.db", "MLflow tracking URI; relative paths are below the working directory")
+    uri: str = setting(
+        "sqlite:///mlflow.db", "MLflow tracking URI; relative paths are below the working directory"
+    )
     experiment: str = setting("bnadapt", "MLflow experiment")
     run_name: str | None = setting(None, "null: made of data, network, placement and seed")
     log_models: bool = setting(True, "keep every stage's network in MLflow")
@@ -207,7 +217,9 @@ class Settings:
     baseline: BaselineSettings = field(default_factory=BaselineSettings)
     schedule: dict[str, StageSettings] = field(default_factory=dict)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
-    stages: list[str] | None = setting(None, "null: all; else some of baseline, insert, the schedule's, evaluate")
+    stages: list[str] | None = setting(
+        None, "null: all; else some of baseline, insert, the schedule's, evaluate"
+    )
     from_run: str | None = setting(None, "id of an earlier MLflow run whose networks the stages go on from")
     seed: int = setting(0, "of initial weights, order of images and dropout", minimum=0)
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
@@ -342,7 +354,9 @@ def _stage_contradictions(settings: Settings) -> list[str]:
     order = stage_order(settings)
     unknown = [name for name in settings.stages if name not in order]
     if unknown:
-        return [f"stages={settings.stages}: no stage is called {', '.join(unknown)}; there are {', '.join(order)}"]
+        return [
+            f"stages={settings.stages}: no stage is called {', '.join(unknown)}; there are {', '.join(order)}"
+        ]
     if not settings.stages:
         return [f"stages is empty: name some of {', '.join(order)}"]
     return []

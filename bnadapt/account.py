@@ -1,0 +1,89 @@
+"""What a person sees of a pipeline: the plan before it, the outcome after it, and both in MLflow."""
+
+import os
+import shlex
+
+from rich.console import Console
+
+from bnadapt.config import BASELINE, EVALUATE, Settings, chosen_stages
+from bnadapt.evaluation.results import Verdict
+from bnadapt.ledger import Ledger
+from bnadapt.report.comparisons import accuracy_by_stage, recall_change
+from bnadapt.report.curves import accuracy_curve, loss_curves
+from bnadapt.report.plan import plan
+from bnadapt.report.tables import results_markdown, results_rows, results_table, verdict_text
+from bnadapt.start import Start
+from bnadapt.tracking.runs import PipelineRun
+from bnadapt.tracking.store import Tracker
+from bnadapt.tracking.ui import ui_url
+
+
+def print_plan(console: Console, settings: Settings, start: Start) -> None:
+    """Say what will be done: the data, what was changed to fit, where BN goes, what each stage trains."""
+    splits = start.splits
+    height, width, channels = splits.image_shape
+    sizes = ", ".join(
+        f"{split.size:,} {split.name}" for split in (splits.train, splits.validation, splits.test)
+    )
+    lines = [
+        f"{start.parameters['baseline_data']} -> {splits.name}" if start.transfers else splits.name,
+        f"  {sizes} images of {height}x{width}x{channels}, {len(splits.classes)} classes",
+        f"  network: {start.parameters['model']}; stages: {', '.join(chosen_stages(settings))}",
+        *(f"  {note}" for note in start.notes),
+    ]
+    console.print("\n".join(lines), highlight=False, soft_wrap=True)
+    console.print()
+    console.print(plan(start.sites, start.sites.passed_over, start.stages))
+    console.print()
+
+
+def record(run: PipelineRun, start: Start, ledger: Ledger, verdict: Verdict | None) -> None:
+    """Put the table of stages, the plots and the data's identity into the pipeline's run."""
+    results, best = ledger.results, verdict.best if verdict else None
+    run.log_table(results_rows(results, best), "stages.csv")
+    run.log_text("stages.md", results_markdown(results, best))
+    run.log_figure(accuracy_curve(results, best), "plots/validation_accuracy.png")
+    run.log_figure(loss_curves(results), "plots/loss.png")
+    run.log_figure(accuracy_by_stage(results, best), "plots/accuracy_by_stage.png")
+    by_name = {result.name: result for result in results}
+    if verdict is not None:
+        run.log_text("verdict.txt", "\n".join(verdict.sentences))
+        before, after = (by_name[name].test if name in by_name else None for name in (BASELINE, verdict.best))
+        if before is not None and after is not None:
+            figure = recall_change(before, after, start.splits.classes, after_name=verdict.best)
+            run.log_figure(figure, "plots/recall_change.png")
+    run.log_dataset(
+        start.splits.name, start.splits.digest, "adaptation", {"classes": str(len(start.splits.classes))}
+    )
+    if start.transfers:
+        run.log_dataset(start.source_splits.name, start.source_splits.digest, "baseline")
+
+
+def print_outcome(
+    console: Console, settings: Settings, ledger: Ledger, verdict: Verdict | None, tracker: Tracker
+) -> None:
+    """Print the table of stages, the verdict, and how to go on and to look at the runs."""
+    program = os.environ.get("BNADAPT_COMMAND", "bnadapt")
+    console.print()
+    console.print(results_table(ledger.results, verdict.best if verdict else None))
+    console.print()
+    if verdict is not None:
+        console.print(verdict_text(verdict))
+    elif EVALUATE not in chosen_stages(settings):
+        rest = ",".join([*ledger.remaining, EVALUATE])
+        console.print(
+            f"go on: {program} 'stages=[{rest}]' from_run={ledger.run.run_id}",
+            soft_wrap=True,
+            highlight=False,
+        )
+    store = (
+        ""
+        if settings.tracking.uri == type(settings.tracking)().uri
+        else f"tracking.uri={settings.tracking.uri}"
+    )
+    lines = [
+        f"run: {ledger.run.run_id}",
+        f"look at the runs: {' '.join(filter(None, [program, 'ui', shlex.quote(store) if store else '']))}",
+        f"  then open {ui_url(tracker.uri, tracker.experiment_id)}",
+    ]
+    console.print("\n".join(lines), soft_wrap=True, highlight=False)

@@ -1,0 +1,82 @@
+"""Which images belong to train, validation and test: a seeded choice of positions."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from bnadapt.config import DataSettings
+from bnadapt.errors import DataError
+
+
+@dataclass(frozen=True)
+class Share:
+    """The sorted positions of one split within one part of the source."""
+
+    part: str
+    indices: np.ndarray
+
+
+def plan(
+    parts: Mapping[str, str | None], sizes: Mapping[str, int], settings: DataSettings
+) -> tuple[dict[str, Share], list[str]]:
+    """Positions of train, validation and test, and notes on what was held out.
+
+    What has no part of its own is held out from train: the order of train's images is permuted by
+    ``data.split_seed``, test is taken from its beginning, then validation, and train is the rest, of
+    which ``data.train_limit`` takes the first. A larger limit therefore only adds images. The shares
+    refer to the whole of train. NumPy guarantees the permutation across its releases.
+
+    Args:
+        parts: For ``train``, ``validation`` and ``test`` the part of the source, None where there is none.
+        sizes: Number of images of each part.
+        settings: The fractions, the seed and the limit.
+
+    Raises:
+        DataError: If two roles share a part, or there are too few images.
+    """
+    _require_distinct(parts)
+    source = parts["train"]
+    assert source is not None
+    size = sizes[source]
+    generator = np.random.MT19937(np.random.SeedSequence(settings.split_seed))
+    order = np.random.RandomState(generator).permutation(size)
+    shares: dict[str, Share] = {}
+    notes, start = [], 0
+    for role, fraction in (("test", settings.test_fraction), ("validation", settings.validation_fraction)):
+        part = parts[role]
+        if part is not None:
+            shares[role] = Share(part, np.arange(sizes[part]))
+            continue
+        count = max(1, round(size * fraction))
+        shares[role] = Share(source, np.sort(order[start : start + count]))
+        start += count
+        notes.append(
+            f"{role}: {count} of the {size} images of {source}, held out at random "
+            f"(data.{role}_fraction={fraction}, data.split_seed={settings.split_seed})"
+        )
+    left = order[start:]
+    chosen = left[: settings.train_limit]
+    if len(chosen) < len(left):
+        notes.append(f"train: {len(chosen)} of {len(left)} images, chosen at random (data.train_limit)")
+    shares["train"] = Share(source, np.sort(chosen))
+    for role, share in shares.items():
+        if not len(share.indices):
+            raise DataError(
+                f"no images are left for {role}: {share.part} has {sizes[share.part]}; "
+                "give more images, or smaller data.validation_fraction and data.test_fraction"
+            )
+    return shares, notes
+
+
+def _require_distinct(parts: Mapping[str, str | None]) -> None:
+    seen: dict[str, str] = {}
+    for role, part in parts.items():
+        if part is None:
+            continue
+        if part in seen:
+            raise DataError(
+                f"data.{seen[part]}_split and data.{role}_split are both {part}: every split needs images of "
+                f"its own; parts are written '{part}[:80%]' and '{part}[80%:]'"
+            )
+        seen[part] = role

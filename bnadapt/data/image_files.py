@@ -1,0 +1,182 @@
+"""Images in one folder per class, read with Pillow."""
+
+import hashlib
+import io
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from bnadapt.config import DataSettings
+from bnadapt.data.image_tree import ImageTree, read_tree
+from bnadapt.data.records import Records
+from bnadapt.errors import DataError
+
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
+# Headers looked at to learn whether all images have one size and whether any has colour.
+_SAMPLED_HEADERS = 500
+_NAMED_FILES = 10
+_ORIENTATION = 0x0112
+_ON_ITS_SIDE = range(5, 9)
+
+_Failure = tuple[Path, str]
+
+
+class ImageFolder:
+    """A :class:`~bnadapt.data.records.Source` over class folders."""
+
+    def __init__(self, settings: DataSettings):
+        """List the files and look at some headers; ``path`` and ``skip_corrupt`` of the settings are used.
+
+        Raises:
+            DataError: As :func:`~bnadapt.data.image_tree.read_tree` does.
+        """
+        self._tree: ImageTree = read_tree(settings.path or "")
+        self._skip_corrupt = settings.skip_corrupt
+        self.name = self._tree.root.name
+        self.classes = self._tree.classes
+        self.sizes = {part: len(files) for part, files in self._tree.parts.items()}
+        self.image_shape, self.channels = _sampled_shape(self._tree)
+
+    def part(self, role: str) -> str | None:
+        """The part of the same name, where there is a folder for it."""
+        return role if role in self.sizes else None
+
+    def read(self, parts: list[str], channels: int) -> tuple[dict[str, Records], list[str]]:
+        """Read and decode every file once, to find the broken ones; only digests are kept.
+
+        Raises:
+            DataError: If files cannot be decoded and may not be left out, or a class has none left.
+        """
+        records: dict[str, Records] = {}
+        failures: list[_Failure] = []
+        for part in parts:
+            files = self._tree.parts[part]
+            with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+                checked = list(pool.map(_check, (path for path, _ in files)))
+            good = []
+            for (path, label), result in zip(files, checked, strict=True):
+                if isinstance(result, bytes):
+                    good.append((path, label, result))
+                else:
+                    failures.append((path, result))
+            records[part] = _records(good, channels)
+        self._judge(failures, records)
+        return records, self._notes(failures)
+
+    def _judge(self, failures: list[_Failure], records: dict[str, Records]) -> None:
+        if failures and not self._skip_corrupt:
+            raise DataError(
+                f"{_files(failures)} cannot be decoded; mend or remove what is named here, or set "
+                f"data.skip_corrupt=true to go on without:{_named(failures, _NAMED_FILES)}"
+            )
+        for part, left in records.items():
+            lost = [name for label, name in enumerate(self.classes) if label not in left.labels]
+            if lost:
+                raise DataError(
+                    f"no image of {', '.join(lost)} in {part} can be decoded; mend some of them or remove "
+                    f"the class:{_named(failures, _NAMED_FILES)}"
+                )
+
+    def _notes(self, failures: list[_Failure]) -> list[str]:
+        notes = []
+        if failures:
+            notes.append(f"{_files(failures)} left out that cannot be decoded:{_named(failures)}")
+        names = self._tree.passed_over
+        if names:
+            shown = ", ".join(names[:_NAMED_FILES]) + (", ..." if len(names) > _NAMED_FILES else "")
+            notes.append(f"{len(names)} files or folders passed over that are no images of a class: {shown}")
+        return notes
+
+
+def decode(opened: Image.Image, channels: int) -> np.ndarray:
+    """The first frame of an opened image, upright, as uint8 of shape ``(height, width, channels)``.
+
+    Turned as its EXIF orientation says; 16 bits are scaled to 8; what is transparent becomes white;
+    CMYK and palettes become RGB; 1 channel is the luma of ITU-R 601.
+    """
+    image = ImageOps.exif_transpose(opened)
+    if image.mode.startswith("I"):
+        # Pillow's own conversion cuts 16-bit values off at 255 instead of scaling them.
+        values = np.round(np.asarray(image).astype(np.float64) / 257)
+        image = Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+    return pixels.reshape(*pixels.shape[:2], channels)
+
+
+def _decode_file(path: Path, channels: int) -> np.ndarray:
+    with Image.open(path, formats=FORMATS) as opened:
+        return decode(opened, channels)
+
+
+def _records(files: list[tuple[Path, int, bytes]], channels: int) -> Records:
+    paths = [path for path, _, _ in files]
+    labels = np.array([label for _, label, _ in files], np.int64)
+
+    def select(indices: np.ndarray) -> tf.data.Dataset:
+        return tf.data.Dataset.from_tensor_slices((indices.astype(np.int64), labels[indices]))
+
+    def image(index: tf.Tensor) -> tf.Tensor:
+        # Positions travel through TensorFlow instead of paths: file names need not be valid Unicode.
+        pixels = tf.numpy_function(lambda chosen: _decode_file(paths[chosen], channels), [index], tf.uint8)
+        return tf.ensure_shape(pixels, (None, None, channels))
+
+    return Records(labels, [digest for _, _, digest in files], select, image, block=max(1, len(files)))
+
+
+def _check(path: Path) -> bytes | str:
+    """SHA-256 of a file that decodes, or the reason why it does not."""
+    try:
+        content = path.read_bytes()
+        if not content:
+            return "the file is empty"
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            # JPEG decodes several times faster at an eighth of its size, and still reads the whole file.
+            image.draft(None, (1, 1))
+            decode(image, 3)
+    except UnidentifiedImageError:
+        return f"not an image of a known format ({', '.join(FORMATS)})"
+    except Exception as error:  # Pillow's readers raise nearly anything on what they do not expect.
+        return str(error) or type(error).__name__
+    return hashlib.sha256(content).digest()
+
+
+def _sampled_shape(tree: ImageTree) -> tuple[tuple[int, int, int] | None, int]:
+    files = [path for part in tree.parts.values() for path, _ in part]
+    step = max(1, len(files) // _SAMPLED_HEADERS)
+    headers = {header for header in map(_header, files[::step]) if header is not None}
+    channels = 1 if headers and all(grey for _, _, grey in headers) else 3
+    sizes = {(height, width) for height, width, _ in headers}
+    if len(sizes) != 1:
+        return None, channels
+    height, width = sizes.pop()
+    return (height, width, channels), channels
+
+
+def _header(path: Path) -> tuple[int, int, bool] | None:
+    """Height, width, and whether it is grey, as the image will be decoded; None for what cannot be read."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            width, height = image.size
+            if image.getexif().get(_ORIENTATION) in _ON_ITS_SIDE:
+                width, height = height, width
+            return height, width, image.mode[0] in "1LI"
+    except Exception:  # What is wrong with it is said when the images are read.
+        return None
+
+
+def _files(failures: Sequence[_Failure]) -> str:
+    return "1 image file" if len(failures) == 1 else f"{len(failures)} image files"
+
+
+def _named(failures: Sequence[_Failure], limit: int | None = None) -> str:
+    lines = [f"\n  {path}: {reason}" for path, reason in failures]
+    more = f"\n  and {len(lines) - limit} more" if limit is not None and len(lines) > limit else ""
+    return "".join(lines[:limit]) + more

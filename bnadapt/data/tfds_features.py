@@ -1,0 +1,74 @@
+"""Which features of a TensorFlow Datasets set are the image and the label."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from bnadapt.errors import DataError
+
+
+def image_feature(info: tfds.core.DatasetInfo, wanted: str | None) -> str:
+    """Name of the image feature: the wanted one, else the supervised one, else the only one.
+
+    Raises:
+        DataError: If there is none, several, or one whose pixels are neither uint8 nor uint16.
+    """
+    images = [key for key, feature in info.features.items() if isinstance(feature, tfds.features.Image)]
+    chosen = _choose(info, "image", wanted, 0, images, images)
+    dtype = np.dtype(info.features[chosen].np_dtype)
+    if dtype not in (np.uint8, np.uint16):
+        raise DataError(
+            f"{info.name}: feature {chosen} holds {dtype} pixels; only uint8 and uint16 can be read, "
+            "choose another one by data.image_feature"
+        )
+    return chosen
+
+
+def label_feature(info: tfds.core.DatasetInfo, wanted: str | None) -> str:
+    """Name of the label feature: the wanted one, else the supervised one, else the only class label.
+
+    Integers serve as labels too; without a class label, where there is only one.
+
+    Raises:
+        DataError: If there is none, or several.
+    """
+    classes = [key for key, feature in info.features.items() if isinstance(feature, tfds.features.ClassLabel)]
+    integers = [
+        key
+        for key, feature in info.features.items()
+        if isinstance(feature, tfds.features.Tensor)
+        and feature.shape == ()
+        and np.issubdtype(feature.np_dtype, np.integer)
+    ]
+    return _choose(info, "label", wanted, 1, [*classes, *integers], classes or integers)
+
+
+def _choose(
+    info: tfds.core.DatasetInfo,
+    role: str,
+    wanted: str | None,
+    position: int,
+    usable: Sequence[str],
+    likely: Sequence[str],
+) -> str:
+    kind = {"image": "an image", "label": "a class label or an integer"}[role]
+    present = ", ".join(f"{key} ({type(feature).__name__})" for key, feature in info.features.items())
+    if wanted is not None:
+        if wanted not in usable:
+            raise DataError(
+                f"data.{role}_feature={wanted}: {info.name} has no feature of that name that is {kind}; "
+                f"it has {present}"
+            )
+        return wanted
+    keys = info.supervised_keys
+    if isinstance(keys, tuple) and len(keys) == 2 and keys[position] in usable:
+        return keys[position]
+    if not likely:
+        raise DataError(f"{info.name} has no feature that is {kind}: it has {present}; choose another set")
+    if len(likely) > 1:
+        raise DataError(
+            f"{info.name} has several features that are {kind}: it has {present}; set data.{role}_feature to "
+            f"one of {', '.join(likely)}"
+        )
+    return likely[0]

@@ -1,0 +1,103 @@
+"""What may be concluded: the best stage by validation, compared on the test images with the controls."""
+
+import numpy as np
+
+from bnadapt.config import BASELINE, CONTROL
+from bnadapt.evaluation.results import Difference, Scores, StageResult, Verdict
+
+CONFIDENCE = 0.95
+
+
+def best_stage(results: list[StageResult]) -> StageResult:
+    """The stage with the highest validation accuracy, the earliest where several tie; the control is none.
+
+    Raises:
+        ValueError: no stage has validation scores.
+    """
+    candidates = [result for result in results if result.validation is not None and result.name != CONTROL]
+    return max(candidates, key=lambda result: result.validation.accuracy if result.validation else -1.0)
+
+
+def difference(first: Scores, second: Scores, *, resamples: int, seed: int = 0) -> Difference:
+    """Accuracy of the first minus the second, with the paired bootstrap's 95 % percentile interval.
+
+    Both scores are of the same images in the same order. Per image the difference is -1, 0 or 1, so that a
+    resample of the images is one draw from a multinomial distribution over the three counts
+    (Efron & Tibshirani 1993, chapter 13).
+
+    Raises:
+        ValueError: the scores are of different numbers of images.
+    """
+    if first.correct.shape != second.correct.shape:
+        raise ValueError(
+            f"scores of {first.correct.size} and of {second.correct.size} images cannot be paired"
+        )
+    per_image = first.correct.astype(int) - second.correct.astype(int)
+    images = per_image.size
+    shares = np.array([(per_image == -1).mean(), (per_image == 0).mean(), (per_image == 1).mean()])
+    counts = np.random.default_rng(seed).multinomial(images, shares / shares.sum(), size=resamples)
+    estimates = (counts[:, 2] - counts[:, 0]) / images
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(estimates, [tail, 1 - tail])
+    return Difference(float(per_image.mean()), float(low), float(high))
+
+
+def judge(results: list[StageResult], *, resamples: int) -> Verdict:
+    """Compare the best stage by validation with the untouched baseline and with the control, on the test images.
+
+    ``helped`` means that the best stage beats the baseline and the control, with intervals above zero;
+    ``hurt`` that one of them beats it, with an interval below zero; anything else is ``no difference`` that
+    these data can show.
+    """
+    by_name = {result.name: result for result in results}
+    best = best_stage(results)
+    against = {
+        name: difference(best.test, by_name[name].test, resamples=resamples)  # type: ignore[arg-type]
+        for name in (BASELINE, CONTROL)
+        if name in by_name and by_name[name].test is not None and best.test is not None
+    }
+    answer = _answer(best.name, against)
+    sentences = [_opening(best, by_name, answer)]
+    for name, label in (
+        (BASELINE, "the untouched baseline"),
+        (CONTROL, "the baseline trained further without BN"),
+    ):
+        if name in against and name != best.name:
+            sentences.append(f"Against {label}: {points(against[name])}.")
+    if BASELINE in against and CONTROL not in against and answer == "helped":
+        sentences.append("There is no control: more training alone may have done as much.")
+    return Verdict(best.name, tuple(sentences), against.get(BASELINE), against.get(CONTROL), answer)
+
+
+def points(difference: Difference) -> str:
+    """A difference of accuracies in percentage points with its interval."""
+    return (
+        f"{100 * difference.estimate:+.1f} points (95 % interval {100 * difference.low:+.1f} to "
+        f"{100 * difference.high:+.1f})"
+    )
+
+
+def _answer(best: str, against: dict[str, Difference]) -> str:
+    others = {name: each for name, each in against.items() if name != best}
+    if not others:
+        return "no difference" if best == BASELINE and against else "not compared"
+    if any(each.high < 0 for each in others.values()):
+        return "hurt"
+    if best != BASELINE and all(each.low > 0 for each in others.values()):
+        return "helped"
+    return "no difference"
+
+
+def _opening(best: StageResult, by_name: dict[str, StageResult], answer: str) -> str:
+    accuracy = "" if best.test is None else f" ({100 * best.test.accuracy:.1f} % of test images right)"
+    kept = f"Best stage by validation: {best.name}{accuracy}."
+    if answer == "not compared":
+        return f"{kept} It is compared with nothing: there is no baseline among the stages."
+    if best.name == BASELINE:
+        return f"{kept} Nothing after it did better on validation: keep the baseline."
+    reading = {
+        "helped": "Adapting helped: it beats the baseline and its control.",
+        "hurt": "Adapting did not pay: a control does better.",
+        "no difference": "Adapting made no difference that these data can show over every control.",
+    }[answer]
+    return f"{reading} {kept}"

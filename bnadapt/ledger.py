@@ -1,0 +1,177 @@
+"""What the stages of a pipeline leave behind: results, network files, and their runs in MLflow."""
+
+import logging
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import keras
+
+from bnadapt.config import BASELINE, CONTROL, EVALUATE, INSERT, Settings
+from bnadapt.data.splits import Split
+from bnadapt.evaluation.results import Epoch, Scores, StageResult
+from bnadapt.evaluation.scores import score
+from bnadapt.start import Start
+from bnadapt.tracking.models import load_model
+from bnadapt.tracking.runs import PipelineRun, StageRun
+from bnadapt.tracking.store import Tracker
+from bnadapt.training.fit import Trained
+
+_log = logging.getLogger(__name__)
+
+
+class Ledger:
+    """Keeps every stage's result and network as soon as the stage ends, here and in MLflow.
+
+    Attributes:
+        results: What the stages left, in the pipeline's order, those of earlier runs included.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        start: Start,
+        tracker: Tracker,
+        run: PipelineRun,
+        run_directory: Path,
+    ) -> None:
+        self.run = run
+        self.splits = start.splits
+        self._settings = settings
+        self._from_logits = start.from_logits
+        self._tracker = tracker
+        self._earlier = start.earlier
+        self._models = run_directory / "models"
+        self._models.mkdir(parents=True, exist_ok=True)
+        self._results: dict[str, StageResult] = {}
+        self._runs: dict[str, StageRun] = {}
+
+    @property
+    def order(self) -> list[str]:
+        """Names of all stages that a pipeline with these settings can have, in order."""
+        return [BASELINE, INSERT, *self._settings.schedule, CONTROL, EVALUATE]
+
+    @property
+    def remaining(self) -> list[str]:
+        """Names of the schedule's stages after the last one that has a result."""
+        done = [name for name in self.order if name in self._results or name in self._earlier]
+        after = self.order[self.order.index(done[-1]) + 1 :] if done else self.order
+        return [name for name in after if name not in (CONTROL, EVALUATE)]
+
+    @property
+    def results(self) -> list[StageResult]:
+        """What the stages left, in the pipeline's order."""
+        return [self._results[name] for name in self.order if name in self._results]
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator["OpenStage"]:
+        """Record one stage while the block lasts; an error in it marks the stage's run as failed."""
+        settings = self._settings.schedule.get(name)
+        parameters = {} if settings is None else {key: str(value) for key, value in asdict(settings).items()}
+        with self.run.stage(name, order=self.order.index(name) + 1, parameters=parameters) as run:
+            self._runs[name] = run
+            yield OpenStage(self, name, run)
+
+    def network(self, name: str) -> keras.Model:
+        """The network as the stage left it, freshly loaded: from this run, else from an earlier one."""
+        path = self._path(name)
+        if path.is_file():
+            return keras.saving.load_model(path, compile=False)
+        uri = self._earlier[name].model_uri
+        assert uri is not None  # adopt_earlier takes no stage without
+        return load_model(self._tracker.uri, uri)
+
+    def adopt_earlier(self) -> None:
+        """Take the results of earlier runs for the stages that this run did not perform."""
+        for name, stored in self._earlier.items():
+            if name in self.order and name not in self._results and stored.model_uri is not None:
+                self._results[name] = StageResult(
+                    name=name,
+                    trainable=stored.trainable,
+                    steps=stored.steps,
+                    seconds=stored.seconds,
+                    history=list(stored.history),
+                    validation=self.scores(self.network(name), self.splits.validation),
+                )
+
+    def test(self, name: str) -> Scores:
+        """Score the stage's network on the test images, and record it."""
+        scores = self.scores(self.network(name), self.splits.test)
+        self._results[name] = replace(self._results[name], test=scores)
+        if name in self._runs:
+            self._runs[name].log_test(scores)
+        else:
+            self.run.log_test(f"{self.order.index(name) + 1}_{name}", scores)
+        return scores
+
+    def keep_best(self, name: str) -> Path:
+        """Copy the stage's network to ``best.keras`` and name it in MLflow."""
+        path = self._models.parent / "best.keras"
+        if self._path(name).is_file():
+            shutil.copyfile(self._path(name), path)
+        else:
+            self.network(name).save(path)
+        self.run.log_best(f"{self.order.index(name) + 1}_{name}", self._results[name])
+        return path
+
+    def scores(self, network: keras.Model, split: Split) -> Scores:
+        """Scores of a network on a split."""
+        return score(
+            network, split.batches(self._settings.evaluation.batch_size), from_logits=self._from_logits
+        )
+
+    def _path(self, name: str) -> Path:
+        return self._models / f"{self.order.index(name) + 1}_{name}.keras"
+
+    def _keep(self, network: keras.Model, result: StageResult) -> None:
+        self._results[result.name] = result
+        network.save(self._path(result.name))
+        run = self._runs[result.name]
+        run.log_result(result)
+        if self._settings.tracking.log_models:
+            images = next(iter(self.splits.validation.batches(1)))[0]
+            run.log_model(network, images.numpy())
+
+
+class OpenStage:
+    """One stage while it runs.
+
+    Attributes:
+        run: The stage's run in MLflow.
+    """
+
+    def __init__(self, ledger: Ledger, name: str, run: StageRun) -> None:
+        self.run = run
+        self._ledger = ledger
+        self._name = name
+        self._start = time.monotonic()
+
+    def log_epoch(self, epoch: Epoch) -> None:
+        """Record an epoch as soon as it is over."""
+        metrics = asdict(epoch)
+        self.run.log_epoch(metrics.pop("number"), metrics)
+
+    def log_start(self, network: keras.Model) -> None:
+        """Record the validation scores before the first step, where the stage's curves begin."""
+        scores = self._ledger.scores(network, self._ledger.splits.validation)
+        self.run.log_epoch(0, {"val_accuracy": scores.accuracy, "val_loss": scores.loss})
+
+    def finish(
+        self, network: keras.Model, trained: Trained | None = None, *, with_history: bool = True
+    ) -> None:
+        """Score the network on the validation images, and keep it and what its training left."""
+        self._ledger._keep(
+            network,
+            StageResult(
+                name=self._name,
+                trainable=trained.trainable if trained else 0,
+                steps=trained.steps if trained else 0,
+                seconds=time.monotonic() - self._start,
+                history=list(trained.history) if trained and with_history else [],
+                validation=self._ledger.scores(network, self._ledger.splits.validation),
+                kept_epoch=trained.kept_epoch if trained else 0,
+            ),
+        )

@@ -1,0 +1,1 @@
+"""Networks without batch normalization: built from settings, or loaded and fitted to the data."""

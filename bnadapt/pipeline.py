@@ -1,0 +1,228 @@
+"""The experiment, in stage order: baseline, insert, the schedule's training stages, control, evaluate."""
+
+import math
+import zlib
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+import yaml
+from rich.console import Console
+
+from bnadapt import account
+from bnadapt.config import BASELINE, CONTROL, EVALUATE, INSERT, Settings, StageSettings, chosen_stages
+from bnadapt.data.splits import Split, Splits
+from bnadapt.evaluation.results import StageResult, Verdict
+from bnadapt.evaluation.scores import largest_change, predict
+from bnadapt.evaluation.verdict import judge
+from bnadapt.ledger import Ledger, OpenStage
+from bnadapt.models.fit_to_data import fit_to_data
+from bnadapt.normalization.policy import ALL, BATCH_NORM, HEAD
+from bnadapt.normalization.statistics import calibrate
+from bnadapt.start import INSERTED, Start, find_chosen_sites, has_batch_norm, prepare, summary_of
+from bnadapt.surgery.insert import insert_batch_norm
+from bnadapt.tracking.store import Tracker
+from bnadapt.training.fit import Trained, momentum_for, train_stage
+from bnadapt.training.progress import Display
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a pipeline left: its run in MLflow, every stage's result, and the verdict where it evaluated."""
+
+    run_id: str
+    results: list[StageResult]
+    verdict: Verdict | None
+
+
+def run_pipeline(
+    settings: Settings,
+    run_directory: Path,
+    *,
+    command: str = "bnadapt",
+    choices: dict[str, str] | None = None,
+) -> Outcome:
+    """Run the chosen stages in order and record each as soon as it ends.
+
+    Args:
+        settings: Checked settings.
+        run_directory: Gets the networks of all stages and ``best.keras``.
+        command: What the user typed, recorded with the run.
+        choices: Names of the chosen configuration groups, recorded with the run.
+
+    Raises:
+        BnadaptError: something that the user can mend; the stages that had ended are recorded.
+    """
+    console = Console()
+    tracker = Tracker(settings.tracking, Path.cwd())
+    start = prepare(settings, tracker)
+    account.print_plan(console, settings, start)
+    verdict = None
+    with tracker.pipeline(
+        start.run_name,
+        parameters=start.parameters,
+        tags={**(choices or {}), **({"from_run": settings.from_run} if settings.from_run else {})},
+        config_yaml=yaml.safe_dump(asdict(settings), sort_keys=False, allow_unicode=True),
+        command=command,
+    ) as run:
+        ledger = Ledger(settings, start, tracker, run, run_directory)
+        work = _Work(settings, start.splits, ledger, Display(console, settings.progress), start.from_logits)
+        network = start.network
+        stages = chosen_stages(settings)
+
+        if BASELINE in stages:
+            with ledger.stage(BASELINE) as stage:
+                network = _baseline(work, stage, network, start)
+        if INSERT in stages:
+            with ledger.stage(INSERT) as stage:
+                network = _insert(work, stage, network)
+        for name, how in settings.schedule.items():
+            if name in stages:
+                with ledger.stage(name) as stage:
+                    _train(work, stage, network, name, how)
+        if EVALUATE in stages:
+            ledger.adopt_earlier()
+            if settings.evaluation.control:
+                _control(work, stages)
+            verdict = _evaluate(work)
+
+        account.record(run, start, ledger, verdict)
+    account.print_outcome(console, settings, ledger, verdict, tracker)
+    return Outcome(run.run_id, ledger.results, verdict)
+
+
+def _baseline(work: "_Work", stage: OpenStage, network: keras.Model, start: Start) -> keras.Model:
+    """Train the network without batch normalization on the source; give it the target's head where that differs."""
+    trained = work.fit(stage, network, BASELINE, start.baseline, start.source_splits)
+    if start.new_head_for_target:
+        keras.utils.set_random_seed(_seed(work.settings.seed, "head"))
+        network = fit_to_data(network, work.splits.image_shape, len(work.splits.classes)).network
+        head_only = replace(work.settings.baseline, train=[HEAD])
+        on_target = work.fit(stage, network, BASELINE, head_only, after=trained)
+        trained = replace(on_target, steps=trained.steps + on_target.steps)
+    stage.run.log_text("network.txt", summary_of(network))
+    # Accuracies on another data set would not belong on the same curve.
+    stage.finish(network, trained, with_history=start.source_splits is work.splits)
+    return network
+
+
+def _insert(work: "_Work", stage: OpenStage, network: keras.Model) -> keras.Model:
+    """Put batch normalization into the network, calibrated so that its outputs stay; a new network."""
+    insertion, train, validation = (
+        work.settings.insertion,
+        work.splits.train,
+        work.batches(work.splits.validation),
+    )
+    calibrated = insertion.init == "calibrated"
+    sites = find_chosen_sites(network, work.settings.placement)
+    steps_per_epoch = train.steps(work.settings.data.batch_size)
+    before, _ = predict(network, validation)
+    network = insert_batch_norm(
+        network,
+        sites,
+        init="identity" if calibrated else "standard",
+        gamma=insertion.gamma,
+        epsilon=insertion.epsilon,
+        momentum=momentum_for(steps_per_epoch) if insertion.momentum is None else insertion.momentum,
+    )
+    if calibrated and sites:
+        calibrate(network, work.batches(train), layers=INSERTED, samples=insertion.samples)
+    change, relative = largest_change(before, predict(network, validation)[0])
+    stage.run.log_metrics({"largest_output_change": change, "largest_output_change_relative": relative})
+    stage.run.log_text("sites.txt", str(sites))
+    stage.run.log_text("network.txt", summary_of(network))
+    work.say(
+        f"insert: {len(sites)} batch normalization layers; largest change of any output {change:.1e} "
+        f"({relative:.1e} of the outputs' standard deviation)"
+    )
+    stage.finish(network)
+    return network
+
+
+def _train(work: "_Work", stage: OpenStage, network: keras.Model, name: str, how: StageSettings) -> None:
+    """Train what the stage declares, and nothing else; changes the network."""
+    if how.train == [BATCH_NORM] and not has_batch_norm(network):
+        work.say(f"{name}: nothing to train, the network has no batch normalization")
+        how = replace(how, epochs=0)
+    stage.log_start(network)
+    trained = work.fit(stage, network, name, how)
+    stage.run.log_text("moved.txt", "\n".join(trained.moved))
+    stage.finish(network, trained)
+
+
+def _control(work: "_Work", stages_now: list[str]) -> None:
+    """Train the baseline further without batch normalization, for as many steps as the schedule took."""
+    steps = {result.name: result.steps for result in work.ledger.results}
+    scheduled = [name for name in work.settings.schedule if steps.get(name)]
+    if not scheduled or (CONTROL in steps and not set(scheduled) & set(stages_now)):
+        return  # nothing was trained, or the control of an earlier run is the right one still
+    how = work.settings.schedule[scheduled[-1]]
+    epochs = math.ceil(
+        sum(steps[name] for name in scheduled) / work.splits.train.steps(work.settings.data.batch_size)
+    )
+    rate = work.settings.evaluation.control_learning_rate or how.learning_rate
+    with work.ledger.stage(CONTROL) as stage:
+        network = work.ledger.network(BASELINE)
+        stage.log_start(network)
+        further = replace(how, train=[ALL], epochs=epochs, learning_rate=rate)
+        stage.finish(network, work.fit(stage, network, CONTROL, further))
+
+
+def _evaluate(work: "_Work") -> Verdict:
+    """Score every stage on the test images, which nothing has read before, and judge."""
+    with work.ledger.stage(EVALUATE) as stage:
+        for result in work.ledger.results:
+            work.ledger.test(result.name)
+        verdict = judge(work.ledger.results, resamples=work.settings.evaluation.bootstrap)
+        stage.run.log_text("verdict.txt", "\n".join(verdict.sentences))
+        path = work.ledger.keep_best(verdict.best)
+        work.say(f"kept: {verdict.best} in {path}")
+    return verdict
+
+
+@dataclass
+class _Work:
+    """What every stage works with."""
+
+    settings: Settings
+    splits: Splits
+    ledger: Ledger
+    display: Display
+    from_logits: bool
+
+    def fit(
+        self,
+        stage: OpenStage,
+        network: keras.Model,
+        name: str,
+        how: StageSettings,
+        splits: Splits | None = None,
+        after: Trained | None = None,
+    ) -> Trained:
+        """Train one stage; ``after`` is what the same stage trained before, whose epochs are counted on."""
+        done = len(after.history) if after else 0
+        return train_stage(
+            network,
+            splits or self.splits,
+            how,
+            name=name,
+            batch_size=self.settings.data.batch_size,
+            evaluation_batch_size=self.settings.evaluation.batch_size,
+            samples=self.settings.insertion.samples,
+            from_logits=self.from_logits,
+            seed=_seed(self.settings.seed, name),
+            display=self.display,
+            on_epoch=lambda epoch: stage.log_epoch(replace(epoch, number=epoch.number + done)),
+        )
+
+    def batches(self, split: Split) -> tf.data.Dataset:
+        return split.batches(self.settings.evaluation.batch_size)
+
+    def say(self, text: str) -> None:
+        self.display.console.print(text, highlight=False, soft_wrap=True)
+
+
+def _seed(seed: int, name: str) -> int:
+    """A seed for one stage, so that a stage does the same whichever stages ran before it."""
+    return (seed * 1_000_003 + zlib.crc32(name.encode())) % 2**31

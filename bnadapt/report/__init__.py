@@ -1,0 +1,1 @@
+"""The tables and plots that a person looks at."""

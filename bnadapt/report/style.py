@@ -1,0 +1,77 @@
+"""How all plots look: colours that colour-blind readers can tell apart, sizes, and text in any script."""
+
+import logging
+from collections.abc import Iterable
+from functools import cache
+
+from matplotlib import font_manager
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ft2font import FT2Font
+from matplotlib.ticker import FuncFormatter
+
+# Okabe and Ito's palette, https://jfly.uni-koeln.de/color/
+BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+PURPLE, SKY, GREY = "#CC79A7", "#56B4E9", "#666666"
+STAGE_COLOURS = (GREY, SKY, GREEN, ORANGE, PURPLE, BLUE)
+
+DOTS_PER_INCH = 130
+LONGEST_NAME = 32
+# DejaVu, which matplotlib brings along, has no East Asian, Indic or Arabic letters; these have, if installed.
+FURTHER_FONTS = (
+    "Noto Sans",
+    "Noto Sans CJK JP",
+    "Noto Sans CJK SC",
+    "Noto Sans Devanagari",
+    "Noto Sans Bengali",
+    "Noto Sans Arabic",
+    "Noto Sans Hebrew",
+    "Noto Sans Thai",
+    "Arial Unicode MS",
+    "Microsoft YaHei",
+    "Hiragino Sans",
+)
+
+
+def new_figure(title: str, width: float = 10.0, height: float = 5.6) -> tuple[Figure, Axes]:
+    """An empty figure (inches) with one pair of axes and a title; nothing of pyplot's state is touched."""
+    figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained")
+    axes = figure.add_subplot()
+    figure.suptitle(title, fontsize=14, fontweight="bold")
+    axes.tick_params(labelsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def percent_axis(axes: Axes, which: str) -> None:
+    """Write the ticks of the ``x`` or ``y`` axis, which holds shares of 1, in per cent."""
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.10g} %"))
+
+
+def readable(name: str, substitute: str) -> str:
+    """The name, shortened in its middle if long; the substitute where no installed font can write it."""
+    if not all(character.isspace() or ord(character) in _characters() for character in name):
+        return substitute
+    if len(name) <= LONGEST_NAME:
+        return name
+    half = (LONGEST_NAME - 3) // 2
+    return f"{name[:half]}...{name[-half:]}"
+
+
+def fonts() -> list[str]:
+    """Font families for names in any script, those that are installed, in order of preference."""
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    return ["DejaVu Sans", *(family for family in FURTHER_FONTS if family in installed)]
+
+
+@cache
+def _characters() -> frozenset[int]:
+    """Every character that one of :func:`fonts` can write."""
+    return frozenset(code for family in fonts() for code in _characters_of(family))
+
+
+def _characters_of(family: str) -> Iterable[int]:
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
+    return FT2Font(font_manager.findfont(family)).get_charmap()

@@ -1,0 +1,307 @@
+"""What a pipeline starts from: the data, the first network, and what the plan says before it."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import keras
+
+from bnadapt.config import (
+    BASELINE,
+    EVALUATE,
+    INSERT,
+    DataSettings,
+    PlacementSettings,
+    Settings,
+    StageSettings,
+    chosen_stages,
+    stage_order,
+)
+from bnadapt.data.load import Description, choose_image_shape, describe, load
+from bnadapt.data.splits import Splits
+from bnadapt.errors import StageError, SurgeryError
+from bnadapt.models.build import build
+from bnadapt.models.fit_to_data import Fitted, fit_to_data, input_shape, load_file, returns_probabilities
+from bnadapt.normalization.policy import (
+    ALL,
+    BATCH_NORM,
+    HEAD,
+    train_only,
+)
+from bnadapt.report.plan import PlanStage
+from bnadapt.surgery.graph import layer_paths
+from bnadapt.surgery.insert import insert_batch_norm
+from bnadapt.surgery.preprocess import with_rescaling
+from bnadapt.surgery.sites import Sites, find_sites
+from bnadapt.tracking.history import StoredStage, stages_of
+from bnadapt.tracking.models import load_model
+from bnadapt.tracking.store import Tracker
+from bnadapt.training.fit import trainable_parameters
+
+AUTO = "auto"
+INSERTED = ".*_inserted_bn.*"  # names of the layers that insertion makes
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a pipeline starts from.
+
+    Attributes:
+        network: Of the first stage: new, from a file, or as an earlier run left it.
+        splits: The data adapted to.
+        source_splits: The data that the baseline trains on; the same object where it is the same.
+        earlier: Stages of earlier runs, by name.
+        from_logits: Whether the network's outputs are logits.
+        baseline: How the baseline trains on its own data.
+        new_head_for_target: Whether the trained baseline then needs another head.
+        sites: Where batch normalization will go, found by a rehearsal on the untrained network.
+        stages: What the training stages will do.
+        notes: What the user should know of data and network.
+        parameters: What users vary, to record with the run.
+        run_name: Of the run, what differs between runs first.
+    """
+
+    network: keras.Model
+    splits: Splits
+    source_splits: Splits
+    earlier: dict[str, StoredStage]
+    from_logits: bool
+    baseline: StageSettings
+    new_head_for_target: bool
+    sites: Sites
+    stages: tuple[PlanStage, ...]
+    notes: tuple[str, ...]
+    parameters: dict[str, str]
+    run_name: str
+
+    @property
+    def transfers(self) -> bool:
+        """Whether the baseline trains on other data than those adapted to."""
+        return self.source_splits is not self.splits
+
+
+def prepare(settings: Settings, tracker: Tracker) -> Start:
+    """Get the data and the first network, and find out everything that can go wrong before training.
+
+    Raises:
+        StageError: a chosen stage needs another one's result that is not there.
+        DataError, ModelError, SurgeryError, TrackingError: as their names say.
+    """
+    stages = chosen_stages(settings)
+    earlier = stages_of(tracker, settings.from_run) if settings.from_run else {}
+    require_stages(settings, stages, earlier)
+    target = describe(settings.data)
+    source = describe(settings.baseline_data) if settings.baseline_data else target
+    keras.utils.set_random_seed(settings.seed)
+    if BASELINE in stages:
+        fitted = _first_network(settings, tracker, settings.baseline_data or settings.data, source)
+    else:
+        fitted = _network_of(settings, tracker, earlier, stages, target)
+    splits = load(settings.data, image_shape_for(settings.data, target, fitted.network))
+    same = settings.baseline_data is None or BASELINE not in stages
+    source_splits = splits if same else load(settings.baseline_data, splits.image_shape)  # type: ignore[arg-type]
+    on_target = _with_head_for(fitted.network, splits)
+    how = _baseline_training(settings, fitted)
+    sites, plan = _rehearse(settings, stages, fitted.network, on_target.network, how)
+    notes = [*fitted.notes, *splits.notes]
+    if not same:
+        notes += [f"{source_splits.name}: {note}" for note in source_splits.notes]
+        notes += [f"{splits.name}: {note}" for note in on_target.notes]
+        if on_target.new_head is None and source.classes != target.classes:
+            notes.append(
+                f"{splits.name} has as many classes as {source_splits.name}, by other names: the head is kept"
+            )
+    return Start(
+        network=fitted.network,
+        splits=splits,
+        source_splits=source_splits,
+        earlier=earlier,
+        from_logits=not returns_probabilities(fitted.network),
+        baseline=how,
+        new_head_for_target=on_target.new_head is not None,
+        sites=sites,
+        stages=plan,
+        notes=tuple(notes),
+        parameters=_parameters(settings, source, target),
+        run_name=settings.tracking.run_name or _run_name(settings, source, target),
+    )
+
+
+def require_stages(settings: Settings, stages: list[str], earlier: dict[str, StoredStage]) -> None:
+    """Raise a StageError that names the command, where a chosen stage needs what no run has made."""
+    order = stage_order(settings)
+    first = stages[0]
+    needed = [] if first == BASELINE else [order[order.index(first) - 1] if first != EVALUATE else BASELINE]
+    if needed == [INSERT] and settings.placement.position == "none":
+        needed = [BASELINE]
+    missing = [name for name in needed if name not in earlier]
+    if missing:
+        before = order[: order.index(missing[0]) + 1]
+        have = [name for name in before if name in earlier]
+        make = before[before.index(have[-1]) + 1 :] if have else before
+        from_run = f" from_run={settings.from_run}" if have else ""
+        where = (
+            f"run {settings.from_run} has {', '.join(earlier) or 'no finished stage'}"
+            if settings.from_run
+            else ("no earlier run is named (from_run=RUN_ID)")
+        )
+        raise StageError(
+            f"stage {first} needs stage {missing[0]}, and {where}. This makes it: "
+            f"bnadapt 'stages=[{','.join([*make, *stages])}]'{from_run}"
+        )
+    kept_nothing = [name for name in needed if earlier[name].model_uri is None]
+    if kept_nothing:
+        raise StageError(
+            f"from_run={settings.from_run}: stage {kept_nothing[0]} kept no network (tracking.log_models=false); "
+            "run it again with tracking.log_models=true"
+        )
+
+
+def find_chosen_sites(network: keras.Model, placement: PlacementSettings) -> Sites:
+    """The sites that the placement asks for; none for ``position=none``.
+
+    Raises:
+        SurgeryError: no layer takes batch normalization and the network has none of its own, or a pattern
+            matches nothing.
+    """
+    if placement.position == "none":
+        return Sites(())
+    sites = find_sites(network, placement.position, include=placement.include, exclude=placement.exclude)
+    if not sites and not has_batch_norm(network):
+        reasons = "".join(f"\n  {layer}: {reason}" for layer, reason in sites.passed_over.items())
+        raise SurgeryError(
+            f"no layer of {network.name!r} takes batch normalization; placement=none runs the procedure without."
+            + (
+                f" Passed over:{reasons}"
+                if reasons
+                else " It has no convolution or dense layer but the head."
+            )
+        )
+    return sites
+
+
+def has_batch_norm(network: keras.Model) -> bool:
+    """Whether a network has batch normalization, inserted or its own."""
+    return any(isinstance(layer, keras.layers.BatchNormalization) for layer in layer_paths(network).values())
+
+
+def image_shape_for(
+    settings: DataSettings, description: Description, network: keras.Model
+) -> tuple[int, int, int]:
+    """Height, width and channels that a network gets from a data set."""
+    return choose_image_shape(settings, description, input_shape(network))
+
+
+def summary_of(network: keras.Model) -> str:
+    """The network's layers as Keras prints them."""
+    lines: list[str] = []
+    network.summary(print_fn=lines.append, expand_nested=True, show_trainable=True, line_length=100)
+    return "\n".join(lines)
+
+
+def _first_network(settings: Settings, tracker: Tracker, data: DataSettings, source: Description) -> Fitted:
+    model = settings.model
+    if model.kind != "file":
+        shape = choose_image_shape(data, source)
+        return Fitted(build(model, shape, len(source.classes)), None, ())
+    assert model.path is not None
+    network = load_file(Path(model.path)) if ":/" not in model.path else load_model(tracker.uri, model.path)
+    network = with_rescaling(network, (model.input_range[0], model.input_range[1]))
+    shape = image_shape_for(data, source, network)
+    return fit_to_data(network, shape, len(source.classes), always_new_head=model.head == "new")
+
+
+def _network_of(
+    settings: Settings,
+    tracker: Tracker,
+    earlier: dict[str, StoredStage],
+    stages: list[str],
+    target: Description,
+) -> Fitted:
+    order = stage_order(settings)
+    before = [name for name in order[: order.index(stages[0])] if name in earlier and earlier[name].model_uri]
+    uri = earlier[before[-1]].model_uri
+    assert uri is not None  # require_stages has seen to it
+    network = load_model(tracker.uri, uri)
+    if network.output_shape[-1] != len(target.classes):
+        raise StageError(
+            f"from_run={settings.from_run}: the network of stage {before[-1]} tells {network.output_shape[-1]} classes "
+            f"apart, {target.name} has {len(target.classes)}; start with stage baseline, which gives it a new head"
+        )
+    return Fitted(network, None, (f"goes on from stage {before[-1]} of run {settings.from_run}",))
+
+
+def _with_head_for(network: keras.Model, splits: Splits) -> Fitted:
+    return fit_to_data(network, splits.image_shape, len(splits.classes))
+
+
+def _baseline_training(settings: Settings, fitted: Fitted) -> StageSettings:
+    how = settings.baseline
+    if how.train != [AUTO]:
+        return how
+    if settings.model.kind != "file":
+        return replace(how, train=[ALL])
+    # A trained network as it is; only a head that knows nothing yet needs to learn.
+    return replace(how, train=[HEAD], epochs=how.epochs if fitted.new_head else 0)
+
+
+def _rehearse(
+    settings: Settings, stages: list[str], first: keras.Model, on_target: keras.Model, baseline: StageSettings
+) -> tuple[Sites, tuple[PlanStage, ...]]:
+    """Do the surgery on the untrained network, so that what cannot work fails before anything trains."""
+    rows = [_plan_stage(BASELINE, first, baseline)] if BASELINE in stages else []
+    sites, network = Sites(()), on_target
+    if INSERT in stages:
+        sites = find_chosen_sites(network, settings.placement)
+        network = insert_batch_norm(network, sites)
+    rows += [_plan_stage(name, network, how) for name, how in settings.schedule.items() if name in stages]
+    return sites, tuple(rows)
+
+
+def _plan_stage(name: str, network: keras.Model, how: StageSettings) -> PlanStage:
+    idle = how.epochs == 0 or (how.train == [BATCH_NORM] and not has_batch_norm(network))
+    if not idle:
+        train_only(network, how.train, statistics=how.statistics)
+    return PlanStage(
+        name=name,
+        epochs=how.epochs,
+        learning_rate=how.learning_rate,
+        trains=", ".join(how.train),
+        trainable=0 if idle else trainable_parameters(network),
+        statistics=_statistics_in_words(how) if has_batch_norm(network) and not idle else "",
+    )
+
+
+def _statistics_in_words(how: StageSettings) -> str:
+    if how.statistics == "frozen":
+        return "frozen"
+    return "batch, then re-estimated" if how.reestimate else "batch"
+
+
+def _parameters(settings: Settings, source: Description, target: Description) -> dict[str, str]:
+    schedule = ", ".join(f"{name} {how.epochs}" for name, how in settings.schedule.items())
+    return {
+        "data": target.name,
+        "baseline_data": source.name,
+        "model": _model_name(settings),
+        "placement": settings.placement.position,
+        "init": settings.insertion.init,
+        "schedule": schedule,
+        "seed": str(settings.seed),
+    }
+
+
+def _model_name(settings: Settings) -> str:
+    model = settings.model
+    match model.kind:
+        case "mlp":
+            return "mlp " + "-".join(map(str, model.widths))
+        case "cnn":
+            return "cnn " + "-".join(map(str, [*model.filters, model.dense]))
+        case _:
+            return Path(model.path or "").stem
+
+
+def _run_name(settings: Settings, source: Description, target: Description) -> str:
+    data = target.name if source.name == target.name else f"{source.name}>{target.name}"
+    placement = settings.placement.position.removesuffix("_activation")
+    return f"{data} {_model_name(settings).split(' ')[0]} {placement} s{settings.seed}"

@@ -1,0 +1,62 @@
+"""Keras networks in MLflow: saved so that MLflow alone, without bnadapt, can load and serve them."""
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import keras
+import mlflow
+import mlflow.keras
+import numpy as np
+from mlflow.models import Model, ModelSignature
+from mlflow.types import Schema, TensorSpec
+
+from bnadapt.errors import TrackingError
+from bnadapt.tracking.outbox import short_cause
+
+if TYPE_CHECKING:
+    from bnadapt.tracking.store import Tracker
+
+
+def save_model(model: keras.Model, directory: Path, description: Model) -> None:
+    """Write an MLflow model directory that ``mlflow.keras`` and ``mlflow.pyfunc`` load.
+
+    The signature is read off the network and the requirements are given, so nothing is run and no
+    environment is searched: that makes the difference between 0.1 and 45 seconds.
+    """
+    mlflow.keras.save_model(
+        model,
+        str(directory),
+        mlflow_model=description,
+        signature=signature(model),
+        pip_requirements=[f"{name}=={version(name)}" for name in ("tensorflow", "keras", "numpy")],
+    )
+
+
+def signature(model: keras.Model) -> ModelSignature:
+    """Shapes and types of the network's input and output, -1 where a size is free."""
+    return ModelSignature(_schema(model.inputs), _schema(model.outputs))
+
+
+def load_model(tracker: "Tracker", model_uri: str) -> keras.Model:
+    """Read a network from ``models:/ID``, ``runs:/...`` or a directory that :func:`save_model` wrote.
+
+    Points MLflow, in this process, at the store: such URIs are resolved in no other way.
+
+    Raises:
+        TrackingError: where there is no such model, or it is not one of Keras.
+    """
+    try:
+        mlflow.set_tracking_uri(tracker.uri)
+        return mlflow.keras.load_model(model_uri)
+    except Exception as error:
+        # Stores, download clients and Keras raise their own types.
+        raise TrackingError(
+            f"no network could be loaded from {model_uri} in {tracker.uri}: {short_cause(error)}"
+        ) from error
+
+
+def _schema(tensors: list[keras.KerasTensor]) -> Schema:
+    return Schema(
+        [TensorSpec(np.dtype(each.dtype), [-1 if n is None else n for n in each.shape]) for each in tensors]
+    )

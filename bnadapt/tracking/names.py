@@ -1,0 +1,59 @@
+"""What things are called in MLflow, and the forms that it refuses or mangles."""
+
+import math
+import posixpath
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from bnadapt.evaluation.results import Scores
+
+STAGE, FROM_RUN, ERROR = "stage", "from_run", "error"
+PARENT = "mlflow.parentRunId"
+DESCRIPTION = "mlflow.note.content"
+STEPS, TRAINABLE, SECONDS, KEPT_EPOCH = "steps", "trainable_parameters", "stage_seconds", "kept_epoch"
+
+MAXIMUM_KEY, MAXIMUM_PARAMETER, MAXIMUM_TAG, MAXIMUM_DIGEST = 250, 6000, 8000, 36
+
+
+def stage_label(order: int, name: str) -> str:
+    """How a stage is called in MLflow: ``4_finetune``, so that an alphabetical list is in order."""
+    return f"{order}_{name}"
+
+
+def stage_name(label: str) -> str:
+    """The stage's own name, from what :func:`stage_label` made of it."""
+    return label.partition("_")[2]
+
+
+def clean_key(key: str) -> str:
+    """A key that MLflow accepts: letters, digits and ``_-./: `` only, a plain relative path, not too long."""
+    allowed = re.sub(r"[^\w\-./: ]", "_", key)
+    return posixpath.normpath(allowed.lstrip("/.") or "_")[:MAXIMUM_KEY]
+
+
+def cut(value: Any, limit: int) -> str:
+    """The value as text of at most ``limit`` characters; a text that was cut ends in three dots."""
+    text = str(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def parameters_for_mlflow(parameters: Mapping[str, Any]) -> dict[str, str]:
+    """Parameters with keys and values that MLflow accepts."""
+    return {clean_key(key): cut(value, MAXIMUM_PARAMETER) for key, value in parameters.items()}
+
+
+def tags_for_mlflow(tags: Mapping[str, Any]) -> dict[str, str]:
+    """Tags with keys and values that MLflow accepts."""
+    return {clean_key(key): cut(value, MAXIMUM_TAG) for key, value in tags.items()}
+
+
+def finite(value: float) -> float:
+    """The value, or NaN for an infinity, which MLflow would return as 1.797e308 and draw so."""
+    return float(value) if math.isfinite(value) else math.nan
+
+
+def score_metrics(prefix: str, scores: Scores) -> dict[str, float]:
+    """Scores under the keys ``<prefix>_accuracy``, ``_loss`` and ``_macro_f1``; the prefix is val or test."""
+    values = {"accuracy": scores.accuracy, "loss": scores.loss, "macro_f1": scores.macro_f1}
+    return {f"{prefix}_{key}": value for key, value in values.items()}

@@ -1,0 +1,35 @@
+"""How a person opens MLflow's pages for a store."""
+
+import os
+import sys
+
+from bnadapt.tracking.environment import sqlite_path
+
+DEFAULT_PORT = 5000
+
+
+def ui_command(uri: str, *, port: int = DEFAULT_PORT, telemetry: bool = False) -> list[str] | None:
+    """The command, as a list of words, that serves the pages of a database on this machine alone.
+
+    None for a store that is a server already. Without telemetry the command sets the environment
+    variable itself, because MLflow reports the start of its server (not on Windows, which has no ``env``).
+    """
+    if not _is_database(uri):
+        return None
+    quiet = [] if telemetry or os.name == "nt" else ["env", "MLFLOW_DISABLE_TELEMETRY=true"]
+    serve = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
+    return [*quiet, *serve, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+
+
+def ui_url(uri: str, experiment_id: str, *, port: int = DEFAULT_PORT) -> str:
+    """The page of an experiment with its runs and charts side by side.
+
+    Without the question mark's part a first visitor gets the pages for language models, with no metrics.
+    """
+    server = f"http://127.0.0.1:{port}" if _is_database(uri) else uri.rstrip("/")
+    page = f"#/experiments/{experiment_id}/runs?workflowType=machine_learning&compareRunsMode=CHART"
+    return f"{server}/{page}"
+
+
+def _is_database(uri: str) -> bool:
+    return sqlite_path(uri) is not None or not uri.startswith(("http://", "https://", "databricks"))

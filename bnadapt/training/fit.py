@@ -1,0 +1,193 @@
+"""The one function that compiles and fits."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import keras
+
+from bnadapt.config import StageSettings
+from bnadapt.data.splits import Splits
+from bnadapt.errors import StageError
+from bnadapt.evaluation.results import Epoch
+from bnadapt.normalization.policy import (
+    assert_only_declared_moved,
+    declared_to_move,
+    describe_policy,
+    fingerprint,
+    train_only,
+    without_weight_decay,
+)
+from bnadapt.normalization.statistics import reestimate
+from bnadapt.training.progress import Display
+
+SGD_MOMENTUM = 0.9
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training a stage did.
+
+    Attributes:
+        trainable: Number of parameters (scalars) that trained.
+        history: Its epochs in order.
+        steps: Optimizer steps taken.
+        kept_epoch: Number of the epoch whose weights were kept; 0 where nothing trained.
+        moved: Paths of the variables that changed, all of them declared.
+    """
+
+    trainable: int
+    history: tuple[Epoch, ...]
+    steps: int
+    kept_epoch: int
+    moved: tuple[str, ...]
+
+
+def train_stage(
+    network: keras.Model,
+    splits: Splits,
+    how: StageSettings,
+    *,
+    name: str,
+    batch_size: int,
+    evaluation_batch_size: int,
+    samples: int | None,
+    from_logits: bool,
+    seed: int,
+    display: Display,
+    on_epoch: Callable[[Epoch], None],
+) -> Trained:
+    """Train what a stage declares and nothing else; changes the network.
+
+    The stage's switches are set on every layer, the network is compiled with a new optimizer, fitted on the
+    training images and watched on the validation images. The kept epoch's weights are restored, the moving
+    statistics measured exactly where the stage trained on batch statistics, and every variable compared with
+    its state before.
+
+    Args:
+        network: A classifier; its ``trainable`` flags, compiled state and declared variables change.
+        splits: Only ``train`` and ``validation`` are read.
+        how: The stage; with zero epochs nothing happens at all.
+        name: Of the stage, for messages.
+        batch_size: Images per step.
+        evaluation_batch_size: Images per forward pass where nothing trains.
+        samples: Training images measured for statistics; None for all.
+        from_logits: Whether the outputs are logits.
+        seed: Of dropout and the order of images.
+        display: Shows progress.
+        on_epoch: Called after every epoch.
+
+    Raises:
+        SurgeryError: ``how.train`` matches nothing.
+        StageError: the loss is no longer a number.
+        FrozenWeightMovedError: a variable changed that the stage had not declared.
+    """
+    if how.epochs == 0:
+        return Trained(0, (), 0, 0, ())
+    before = fingerprint(network)
+    train_only(network, how.train, statistics=how.statistics)
+    declared = declared_to_move(network)
+    trainable = trainable_parameters(network)
+    keras.utils.set_random_seed(seed)
+    steps_per_epoch = splits.train.steps(batch_size)
+    _compile(network, how, steps=how.epochs * steps_per_epoch, from_logits=from_logits)
+    best = keras.callbacks.EarlyStopping(
+        monitor="val_loss",
+        mode="min",
+        patience=how.patience or how.epochs + 1,
+        restore_best_weights=how.keep == "best",
+    )
+    with display.stage(name, how.epochs, steps_per_epoch) as progress:
+        recorder = _Recorder(name, progress.step, lambda epoch: (progress.epoch(epoch), on_epoch(epoch)))
+        network.fit(
+            splits.train.shuffled(batch_size, seed=seed, epochs=how.epochs),
+            steps_per_epoch=steps_per_epoch,
+            epochs=how.epochs,
+            validation_data=splits.validation.batches(evaluation_batch_size),
+            callbacks=[recorder, best],
+            shuffle=False,
+            verbose=0,
+        )
+    normalized = _layers_whose_statistics_move(declared)
+    if normalized and how.reestimate:
+        reestimate(network, splits.train.batches(evaluation_batch_size), layers=normalized, samples=samples)
+    moved = assert_only_declared_moved(before, fingerprint(network), declared)
+    kept = best.best_epoch + 1 if how.keep == "best" else len(recorder.history)
+    steps = len(recorder.history) * steps_per_epoch
+    return Trained(trainable, tuple(recorder.history), steps, kept, tuple(moved))
+
+
+def momentum_for(steps_per_epoch: int) -> float:
+    """Momentum of moving statistics that forget their start within about an epoch.
+
+    ``1 - 10 / steps`` leaves e^-10 of the start after an epoch; never below 0.9, where the noise of single
+    batches would show, nor above 0.99, Keras' default.
+    """
+    return min(max(1 - 10 / max(steps_per_epoch, 1), 0.9), 0.99)
+
+
+def trainable_parameters(network: keras.Model) -> int:
+    """Number of parameters (scalars) that train under the network's present flags."""
+    return sum(layer.trainable for layer in describe_policy(network))
+
+
+def _layers_whose_statistics_move(variables: set[str]) -> list[str]:
+    return sorted(path.rpartition("/")[0] for path in variables if path.endswith("/moving_mean"))
+
+
+def _compile(network: keras.Model, how: StageSettings, *, steps: int, from_logits: bool) -> None:
+    rate: float | keras.optimizers.schedules.LearningRateSchedule = how.learning_rate
+    if how.decay == "cosine":
+        rate = keras.optimizers.schedules.CosineDecay(how.learning_rate, decay_steps=steps)
+    match how.optimizer:
+        case "adam":
+            optimizer = keras.optimizers.Adam(rate)
+        case "sgd":
+            optimizer = keras.optimizers.SGD(rate, momentum=SGD_MOMENTUM)
+        case _:
+            optimizer = keras.optimizers.AdamW(rate, weight_decay=how.weight_decay)
+            # Before the optimizer is built: afterwards Keras ignores it.
+            optimizer.exclude_from_weight_decay(var_list=without_weight_decay(network))
+    network.compile(
+        optimizer=optimizer,
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits),
+        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+    )
+
+
+class _Recorder(keras.callbacks.Callback):
+    """Turns Keras' logs into epochs, and stops with a message when the loss is no longer a number."""
+
+    def __init__(self, stage: str, on_step: Callable[[], None], on_epoch: Callable[[Epoch], object]) -> None:
+        super().__init__()
+        self.history: list[Epoch] = []
+        self._stage = stage
+        self._on_step = on_step
+        self._on_epoch = on_epoch
+        self._start = 0.0
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self._start = time.monotonic()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        self._on_step()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        logs = logs or {}
+        record = Epoch(
+            number=epoch + 1,
+            accuracy=float(logs["accuracy"]),
+            loss=float(logs["loss"]),
+            val_accuracy=float(logs["val_accuracy"]),
+            val_loss=float(logs["val_loss"]),
+            learning_rate=float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)),
+            seconds=time.monotonic() - self._start,
+        )
+        self.history.append(record)
+        self._on_epoch(record)
+        if not math.isfinite(record.loss):
+            raise StageError(
+                f"stage {self._stage}: the loss is {record.loss} in epoch {record.number}; lower its "
+                f"learning_rate (now {record.learning_rate:g}), or look for broken images"
+            )

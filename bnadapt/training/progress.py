@@ -1,0 +1,105 @@
+"""What a person sees while a stage trains: a bar with the time left, or a line per epoch."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from bnadapt.evaluation.results import Epoch
+
+
+class StageProgress(Protocol):
+    """Told of every step and epoch of one stage."""
+
+    def step(self) -> None:
+        """One training step is done."""
+
+    def epoch(self, epoch: Epoch) -> None:
+        """One epoch is done."""
+
+
+class Display:
+    """Shows the progress of stages on a console.
+
+    Args:
+        console: Where to.
+        mode: ``bars``, ``lines``, ``none``, or ``auto``: bars in a terminal, lines elsewhere.
+    """
+
+    def __init__(self, console: Console, mode: str = "auto") -> None:
+        self.console = console
+        self.mode = ("bars" if console.is_terminal else "lines") if mode == "auto" else mode
+
+    @contextmanager
+    def stage(self, name: str, epochs: int, steps_per_epoch: int) -> Iterator[StageProgress]:
+        """Show one stage of so many epochs while the context lasts."""
+        if self.mode == "lines":
+            yield _Lines(self.console, name, epochs)
+        elif self.mode == "none":
+            yield _Nothing()
+        else:
+            columns = (
+                TextColumn("{task.description:<10}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TextColumn("steps"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[scores]}"),
+            )
+            with Progress(*columns, console=self.console, refresh_per_second=4) as progress:
+                yield _Bar(progress, name, epochs, steps_per_epoch)
+
+
+class _Bar:
+    def __init__(self, progress: Progress, name: str, epochs: int, steps_per_epoch: int) -> None:
+        self._progress = progress
+        self._epochs = epochs
+        self._task = progress.add_task(name, total=epochs * steps_per_epoch, scores="")
+
+    def step(self) -> None:
+        self._progress.advance(self._task)
+
+    def epoch(self, epoch: Epoch) -> None:
+        scores = f"epoch {epoch.number}/{self._epochs}  val_accuracy {epoch.val_accuracy:.4f}"
+        self._progress.update(self._task, scores=scores)
+
+
+class _Lines:
+    def __init__(self, console: Console, name: str, epochs: int) -> None:
+        self._console = console
+        self._name = name
+        self._epochs = epochs
+        self._start = time.monotonic()
+
+    def step(self) -> None:
+        pass
+
+    def epoch(self, epoch: Epoch) -> None:
+        left = (time.monotonic() - self._start) / epoch.number * (self._epochs - epoch.number)
+        self._console.print(
+            f"{self._name}: epoch {epoch.number}/{self._epochs}  loss {epoch.loss:.4f}  "
+            f"val_loss {epoch.val_loss:.4f}  val_accuracy {epoch.val_accuracy:.4f}  "
+            f"({epoch.seconds:.1f} s, {left:.0f} s left)",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+class _Nothing:
+    def step(self) -> None:
+        pass
+
+    def epoch(self, epoch: Epoch) -> None:
+        pass

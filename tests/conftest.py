@@ -1,0 +1,29 @@
+"""What all tests share."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# Two test processes on two cores: more threads than that only wait for each other.
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "2")
+os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def project() -> Path:
+    """The root of the checkout."""
+    return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The directory of real data sets and weights that BNADAPT_TEST_DATA names."""
+    directory = os.environ.get("BNADAPT_TEST_DATA")
+    if directory is None:
+        pytest.skip("BNADAPT_TEST_DATA names no directory of real data")
+    return Path(directory)

@@ -1,0 +1,91 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from bnadapt.config import DataSettings
+from bnadapt.data.holdout import Share, plan
+from bnadapt.errors import DataError
+
+SETTINGS = DataSettings(validation_fraction=0.1, test_fraction=0.2)
+TRAIN_ONLY = {"train": "train", "validation": None, "test": None}
+FIRST_TEN = [32, 42, 57, 62, 71, 72, 80, 89, 90, 91]
+TRAIN_AND_TEST = {"train": "train", "validation": None, "test": "test"}
+
+
+def positions(shares: dict[str, Share]) -> np.ndarray:
+    return np.sort(np.concatenate([share.indices for share in shares.values()]))
+
+
+def test_parts_of_their_own_are_used_wholly_and_in_order() -> None:
+    parts = {"train": "train", "validation": "val", "test": "test"}
+    shares, notes = plan(parts, {"train": 5, "val": 3, "test": 2}, SETTINGS)
+    assert [(share.part, share.indices.tolist()) for share in shares.values()] == [
+        ("test", [0, 1]),
+        ("val", [0, 1, 2]),
+        ("train", [0, 1, 2, 3, 4]),
+    ]
+    assert notes == []
+
+
+def test_what_is_missing_is_held_out_from_train() -> None:
+    shares, notes = plan(TRAIN_ONLY, {"train": 100}, SETTINGS)
+    assert {role: len(share.indices) for role, share in shares.items()} == {
+        "test": 20,
+        "validation": 10,
+        "train": 70,
+    }
+    assert {share.part for share in shares.values()} == {"train"}
+    np.testing.assert_array_equal(positions(shares), np.arange(100))
+    for share in shares.values():
+        assert np.all(np.diff(share.indices) > 0)
+    assert notes == [
+        "test: 20 of the 100 images of train, held out at random (data.test_fraction=0.2, data.split_seed=0)",
+        "validation: 10 of the 100 images of train, held out at random "
+        "(data.validation_fraction=0.1, data.split_seed=0)",
+    ]
+
+
+def test_the_choice_depends_on_the_seed_alone_and_never_changes() -> None:
+    first, _ = plan(TRAIN_AND_TEST, {"train": 100, "test": 5}, SETTINGS)
+    again, _ = plan(TRAIN_AND_TEST, {"train": 100, "test": 5}, SETTINGS)
+    other, _ = plan(TRAIN_AND_TEST, {"train": 100, "test": 5}, replace(SETTINGS, split_seed=1))
+    # Written down so that no release of NumPy changes anybody's splits unnoticed.
+    assert first["validation"].indices.tolist() == FIRST_TEN
+    assert again["validation"].indices.tolist() == FIRST_TEN
+    assert other["validation"].indices.tolist() != FIRST_TEN
+
+
+def test_a_limit_takes_a_part_of_train_that_grows_with_it() -> None:
+    whole, _ = plan(TRAIN_AND_TEST, {"train": 100, "test": 5}, SETTINGS)
+    few, notes = plan(TRAIN_AND_TEST, {"train": 100, "test": 5}, replace(SETTINGS, train_limit=10))
+    more, _ = plan(TRAIN_AND_TEST, {"train": 100, "test": 5}, replace(SETTINGS, train_limit=30))
+    assert len(few["train"].indices) == 10
+    assert set(few["train"].indices) < set(more["train"].indices) < set(whole["train"].indices)
+    np.testing.assert_array_equal(few["validation"].indices, whole["validation"].indices)
+    assert few["train"].indices.tolist() != whole["train"].indices[:10].tolist()
+    assert notes[-1] == "train: 10 of 90 images, chosen at random (data.train_limit)"
+
+
+def test_a_limit_that_does_not_bind_changes_nothing() -> None:
+    shares, notes = plan(TRAIN_AND_TEST, {"train": 10, "test": 5}, replace(SETTINGS, train_limit=9))
+    assert len(shares["train"].indices) == 9
+    assert len(notes) == 1
+
+
+def test_every_split_gets_an_image_from_a_very_small_set() -> None:
+    shares, _ = plan(TRAIN_ONLY, {"train": 3}, SETTINGS)
+    assert [len(share.indices) for share in shares.values()] == [1, 1, 1]
+    with pytest.raises(DataError, match=r"no images are left for train: train has 2; give more images"):
+        plan(TRAIN_ONLY, {"train": 2}, SETTINGS)
+    with pytest.raises(DataError, match=r"no images are left for test: test has 0"):
+        plan(TRAIN_AND_TEST, {"train": 5, "test": 0}, SETTINGS)
+
+
+def test_two_roles_may_not_share_a_part() -> None:
+    with pytest.raises(
+        DataError,
+        match=r"data.validation_split and data.test_split are both test: every split needs images of its "
+        r"own; parts are written 'test\[:80%\]'",
+    ):
+        plan({"train": "train", "validation": "test", "test": "test"}, {"train": 5, "test": 5}, SETTINGS)

@@ -1,0 +1,173 @@
+"""Faithful copies, and what is refused with a way out."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from zoo import ZOO, outputs, pixels, same
+
+from bnadapt.errors import SurgeryError
+from bnadapt.normalization.policy import fingerprint
+from bnadapt.surgery.graph import calls, layer_paths, replay
+from bnadapt.surgery.rebuild import Edits, check_rewritable, rebuild
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = layers.Dense(2)
+
+    def call(self, inputs):
+        return self.dense(inputs)
+
+
+class OwnStep(keras.Model):
+    def train_step(self, data):
+        return {"loss": 1.0}
+
+
+class OwnConstructor(keras.Model):
+    def __init__(self, units):
+        i = keras.Input((3,))
+        super().__init__(i, layers.Dense(units)(i))
+
+
+def functional(last=None):
+    i = keras.Input((3,))
+    x = layers.Dense(3, name="one")(i)
+    return keras.Model(i, (last or layers.Dense(2, name="two"))(x))
+
+
+def refused(model, text):
+    with pytest.raises(SurgeryError, match=text):
+        check_rewritable(model)
+    with pytest.raises(SurgeryError, match=text):
+        rebuild(model)
+
+
+def test_subclassed_models_are_refused():
+    model = Subclassed()
+    model(pixels(3))
+    refused(model, "of the subclassed type Subclassed: its layers are called by Python code .* functional API")
+    inner = Subclassed()
+    refused(functional(inner), f"the model '{inner.name}' inside the network is of the subclassed type")
+
+
+def test_sequential_models_without_shapes_are_refused():
+    refused(keras.Sequential([layers.Dense(2)], name="raw"), "'raw' is a Sequential model that is not built")
+
+
+def test_functional_subclasses_keep_their_class_or_are_refused():
+    i = keras.Input((3,))
+    model = OwnStep(i, layers.Dense(2)(i))
+    assert type(rebuild(model)) is OwnStep
+    refused(OwnConstructor(2), "whose own __init__ would be lost")
+
+
+def test_quantized_layers_are_refused():
+    model = functional()
+    model.get_layer("one").quantize("int8")
+    refused(model, "the layer 'one' is quantized .int8.: rewrite the network first")
+
+
+def test_variables_tied_by_hand_are_refused():
+    class Transposed(layers.Layer):
+        def __init__(self, other, **kwargs):
+            super().__init__(**kwargs)
+            self.kernel = other.kernel
+
+        def call(self, inputs):
+            return inputs @ keras.ops.transpose(self.kernel)
+
+    i = keras.Input((3,))
+    one = layers.Dense(3, name="one")
+    x = one(i)
+    model = keras.Model(i, Transposed(one, name="two")(x))
+    refused(model, "'one' and 'two' were tied by hand: both hold the variable 'kernel'")
+
+
+def test_layers_without_a_usable_configuration_are_refused():
+    class Silent(layers.Layer):
+        def __init__(self, units, factor):
+            super().__init__(name="silent")
+            self.units = units
+            self.factor = factor
+
+        def build(self, shape):
+            self.kernel = self.add_weight(shape=(shape[-1], self.units))
+
+        def call(self, inputs):
+            return inputs @ self.kernel * self.factor
+
+        def get_config(self):
+            return {"units": self.units}
+
+    model = functional(Silent(2, factor=3))
+    with pytest.raises(SurgeryError, match="the layer 'silent' .Silent. cannot be made anew from its configuration"):
+        rebuild(model)
+
+
+def test_edits_of_another_network_find_no_place():
+    other = functional()
+    with pytest.raises(SurgeryError, match="1 of 1 edits found no place"):
+        rebuild(functional(), Edits(split={id(other.get_layer("one")): layers.ReLU()}))
+
+
+@pytest.mark.parametrize("name", sorted(ZOO))
+def test_a_copy_computes_and_is_configured_as_the_original(name):
+    each = ZOO[name]()
+    copy = rebuild(each.model)
+    assert same(outputs(copy, each.inputs), outputs(each.model, each.inputs))
+    assert fingerprint(copy) == fingerprint(each.model)
+    assert list(layer_paths(copy)) == list(layer_paths(each.model))
+    if name not in ("lambdas", "stateful_input"):  # what Lambda holds, and the shape that adapt() saw
+        assert copy.get_config() == each.model.get_config()
+
+
+@pytest.mark.parametrize("name", sorted(ZOO))
+def test_replay_computes_what_the_model_computes(name):
+    each = ZOO[name]()
+    inputs = keras.tree.map_structure(lambda a: a if a is None else keras.ops.convert_to_tensor(a), each.inputs)
+    seen = []
+    def call(which, *args, **kwargs):
+        seen.append(which.path)
+        return which.operation(*args, **kwargs)
+    result = replay(each.model, inputs, call)
+    flat = [keras.ops.convert_to_numpy(value) for value in keras.tree.flatten(result)]
+    assert same(flat, outputs(each.model, each.inputs))
+    assert set(seen) == {c.path for c in calls(each.model)}
+    keras.tree.assert_same_structure(result, each.model(each.inputs))
+
+
+def test_replay_enters_a_nested_model_at_every_call():
+    each = ZOO["nested_twice"]()
+    seen = []
+    replay(each.model, each.inputs, lambda c, *a, **k: (seen.append(c.path), c.operation(*a, **k))[1])
+    assert seen.count("middle/inner/d") == 2
+    assert [c.path for c in calls(each.model)].count("middle/inner/d") == 1
+
+
+def test_replay_drops_recorded_training_arguments():
+    i = keras.Input((50,))
+    model = keras.Model(i, layers.Dropout(0.5)(i, training=True))
+    images = np.ones((2, 50), "float32")
+    result = replay(model, keras.ops.convert_to_tensor(images), lambda c, *a, **k: c.operation(*a, **k))
+    np.testing.assert_array_equal(result, images)
+
+
+def test_a_changed_copy_leaves_the_original_alone():
+    each = ZOO["nested_twice"]()
+    before = fingerprint(each.model)
+    copy = rebuild(each.model)
+    copy.compile("sgd", "mse")
+    copy.fit(each.inputs, np.ones((6, 2)), verbose=0)
+    assert fingerprint(copy) != before
+    assert fingerprint(each.model) == before
+
+
+def test_layers_of_the_copy_belong_to_its_own_graph():
+    each = ZOO["residual"]()
+    copy = rebuild(each.model)
+    part = keras.Model(copy.inputs, copy.get_layer("stem_relu").output)
+    original = keras.Model(each.model.inputs, each.model.get_layer("stem_relu").output)
+    assert same(outputs(part, each.inputs), outputs(original, each.inputs))

@@ -1,0 +1,112 @@
+"""Values out of range and contradictions are found, all at once, with the full key and a remedy."""
+
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+
+import pytest
+
+from bnadapt.config import Settings, StageSettings, check, chosen_stages, stage_order
+from bnadapt.errors import SettingsError
+
+
+def valid() -> Settings:
+    settings = Settings(schedule={"adapt": StageSettings(train=["batch_norm"]), "finetune": StageSettings()})
+    settings.data.name = "digits"
+    return settings
+
+
+def test_valid_settings_pass() -> None:
+    check(valid())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: setattr(s.data, "batch_size", 0), "data.batch_size=0: must be at least 1"),
+        (
+            lambda s: setattr(s.data, "validation_fraction", 0.0),
+            "data.validation_fraction=0.0: must be greater than 0",
+        ),
+        (lambda s: setattr(s.data, "test_fraction", 1.0), "data.test_fraction=1.0: must be less than 1"),
+        (lambda s: setattr(s.data, "test_fraction", 0.95), "leave nothing to train on"),
+        (lambda s: setattr(s.data, "name", None), "data.name is missing: data=tfds needs data.name=NAME"),
+        (lambda s: setattr(s.data, "path", "x"), "data.path=x is used by data=folder only"),
+        (
+            lambda s: setattr(s.data, "source", "folder"),
+            "data.path is missing: data=folder needs data.path=DIR",
+        ),
+        (lambda s: setattr(s.data, "image_size", [3]), r"data.image_size=[3]: give [height,width] in pixels"),
+        (lambda s: setattr(s.model, "kind", "vit"), "model.kind=vit: choose one of mlp, cnn, file"),
+        (
+            lambda s: setattr(s.model, "kind", "file"),
+            "model.path is missing: model=file needs model.path=FILE.keras",
+        ),
+        (lambda s: setattr(s.model, "path", "a.keras"), "model.path=a.keras is used by model=file only"),
+        (
+            lambda s: setattr(s.model, "widths", [5, 0]),
+            "model.widths=[5, 0]: every number must be at least 1",
+        ),
+        (lambda s: setattr(s.model, "input_range", [1, 0]), "give the lowest and the highest pixel value"),
+        (
+            lambda s: setattr(s.insertion, "gamma", 0.1),
+            "insertion.gamma=0.1 is used by insertion.init=standard only",
+        ),
+        (lambda s: setattr(s.insertion, "momentum", 1.0), "insertion.momentum=1.0: must be less than 1"),
+        (lambda s: setattr(s.insertion, "epsilon", float("nan")), "insertion.epsilon=nan: must be a number"),
+        (lambda s: setattr(s.placement, "include", ["a("]), "placement.include=a(: not a regular expression"),
+        (lambda s: setattr(s.schedule["adapt"], "train", []), "schedule.adapt.train is empty"),
+        (
+            lambda s: setattr(s.schedule["adapt"], "optimizer", "lion"),
+            "schedule.adapt.optimizer=lion: choose one of",
+        ),
+        (lambda s: s.schedule.update(insert=StageSettings()), "schedule.insert: a stage's name is a word"),
+        (
+            lambda s: setattr(s, "stages", ["adpt"]),
+            "no stage is called adpt; there are baseline, insert, adapt, finetune",
+        ),
+        (lambda s: setattr(s, "stages", []), "stages is empty: name some of baseline, insert"),
+    ],
+)
+def test_mistakes_are_named(change: Callable[[Settings], None], message: str) -> None:
+    settings = valid()
+    change(settings)
+    with pytest.raises(SettingsError) as error:
+        check(settings)
+    assert message in str(error.value)
+
+
+def test_every_mistake_is_reported_at_once() -> None:
+    settings = valid()
+    settings.data.batch_size = 0
+    settings.seed = -1
+    settings.schedule["finetune"].epochs = -2
+    with pytest.raises(SettingsError) as error:
+        check(settings)
+    assert str(error.value).splitlines() == [
+        "data.batch_size=0: must be at least 1",
+        "schedule.finetune.epochs=-2: must be at least 0",
+        "seed=-1: must be at least 0",
+    ]
+
+
+def test_stages_run_in_the_pipelines_order_whatever_order_they_are_named_in() -> None:
+    settings = valid()
+    assert stage_order(settings) == ["baseline", "insert", "adapt", "finetune", "evaluate"]
+    assert chosen_stages(settings) == stage_order(settings)
+    settings.stages = ["finetune", "insert"]
+    assert chosen_stages(settings) == ["insert", "finetune"]
+
+
+def test_every_setting_says_what_it_means() -> None:
+    def undocumented(settings: object, prefix: str = "") -> list[str]:
+        missing = []
+        for each in fields(settings):  # type: ignore[arg-type]
+            value = getattr(settings, each.name)
+            if is_dataclass(value):
+                missing += undocumented(value, f"{prefix}{each.name}.")
+            elif not each.metadata.get("help") and each.name not in ("baseline_data", "schedule"):
+                missing.append(prefix + each.name)
+        return missing
+
+    assert not undocumented(valid())
+    assert not undocumented(StageSettings())

@@ -1,0 +1,222 @@
+"""What a pipeline records, read back with MLflow's own client."""
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import mlflow
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from bnadapt.errors import TrackingError
+from bnadapt.evaluation.results import Scores, StageResult
+from bnadapt.tracking.models import load_model
+from bnadapt.tracking.runs import Run
+from bnadapt.tracking.store import Tracker
+
+
+def scores(accuracy: float) -> Scores:
+    return Scores(accuracy, 1 - accuracy, accuracy, np.array([accuracy, accuracy]), np.array([True, False]))
+
+
+def network() -> keras.Model:
+    inputs = keras.Input((4, 4, 1))
+    hidden = keras.layers.Flatten()(inputs)
+    hidden = keras.layers.Dense(8)(hidden)
+    hidden = keras.layers.BatchNormalization(name="dense_inserted_bn")(hidden)
+    return keras.Model(inputs, keras.layers.Dense(2)(keras.layers.ReLU()(hidden)))
+
+
+def test_a_pipeline_and_its_stages(tracker: Tracker) -> None:
+    with tracker.pipeline(
+        "digits mlp",
+        parameters={"model.widths": [256, 128], "units[0]": 3},
+        tags={"sweep": "none"},
+        config_yaml="seed: 0\n",
+        command="bnadapt data=digits",
+    ) as run:
+        run.log_dataset("digits", "a" * 64, "training", {"split": "train"})
+        with run.stage("baseline", order=1, parameters={"epochs": 2}) as stage:
+            stage.log_epoch(1, {"accuracy": 0.5, "val_accuracy": 0.4, "val_loss": math.inf})
+            stage.log_epoch(2, {"accuracy": 0.6, "val_accuracy": 0.7, "val_loss": 0.9})
+            result = StageResult(
+                "baseline", trainable=210, steps=20, seconds=1.5, validation=scores(0.75), kept_epoch=2
+            )
+            stage.log_result(result)
+        run.log_best(
+            "1_baseline", StageResult("baseline", 210, 20, 1.5, validation=scores(0.75), test=scores(0.7))
+        )
+
+    parent = tracker.client.get_run(run.run_id)
+    child = tracker.client.get_run(stage.run_id)
+    assert (parent.info.status, child.info.status) == ("FINISHED", "FINISHED")
+    assert (parent.info.run_name, child.info.run_name) == ("digits mlp", "1_baseline")
+    assert parent.data.tags["mlflow.note.content"] == "`bnadapt data=digits`"
+    assert parent.data.tags["best_stage"] == "1_baseline"
+    assert parent.data.tags["sweep"] == "none"
+    assert "mlflow.parentRunId" not in parent.data.tags
+    assert child.data.tags["mlflow.parentRunId"] == run.run_id
+    assert child.data.tags["stage"] == "1_baseline"
+    assert parent.data.params == {"model.widths": "[256, 128]", "units_0_": "3"}
+    assert child.data.params == {**parent.data.params, "epochs": "2", "stage": "1_baseline"}
+    assert parent.data.metrics["val_accuracy_by_stage/1_baseline"] == 0.75
+    assert parent.data.metrics["test_accuracy"] == 0.7
+    assert {key: child.data.metrics[key] for key in ("steps", "trainable_parameters", "kept_epoch")} == {
+        "steps": 20,
+        "trainable_parameters": 210,
+        "kept_epoch": 2,
+    }
+    dataset = parent.inputs.dataset_inputs[0]
+    assert (dataset.dataset.name, dataset.dataset.digest) == ("digits", "a" * 36)
+    assert [(tag.key, tag.value) for tag in dataset.tags] == [("mlflow.data.context", "training")]
+    for each in (parent, child):
+        files = [file.path for file in tracker.client.list_artifacts(each.info.run_id)]
+        assert files == ["config.yaml"]
+
+
+def test_epochs_are_steps_and_the_result_is_the_newest_value(tracker: Tracker) -> None:
+    with tracker.pipeline("steps") as run, run.stage("adapt", order=3) as stage:
+        stage.log_epoch(0, {"val_accuracy": 0.1})
+        stage.log_epoch(1, {"val_accuracy": 0.3, "val_loss": math.inf})
+        stage.log_result(StageResult("adapt", trainable=1, steps=1, seconds=1, validation=scores(0.2)))
+    history = tracker.client.get_metric_history(stage.run_id, "val_accuracy")
+    assert [(each.step, each.value) for each in sorted(history, key=lambda each: each.timestamp)] == [
+        (0, 0.1),
+        (1, 0.3),
+        (1, 0.2),
+    ]
+    assert tracker.client.get_run(stage.run_id).data.metrics["val_accuracy"] == 0.2
+    recorded = tracker.client.get_metric_history(stage.run_id, "val_loss")
+    assert math.isnan(min(recorded, key=lambda each: each.timestamp).value)
+
+
+def test_more_metrics_and_parameters_than_one_call_takes(tracker: Tracker) -> None:
+    many = {f"recall/{number}": number / 2000 for number in range(1500)}
+    with tracker.pipeline("many", parameters={f"p{number}": number for number in range(150)}) as run:
+        run.log_metrics(many)
+    stored = tracker.client.get_run(run.run_id).data
+    assert stored.metrics == many
+    assert len(stored.params) == 150
+
+
+def test_a_failed_stage_keeps_what_came_before_and_says_why(tracker: Tracker) -> None:
+    def work() -> None:
+        with tracker.pipeline("fails") as run:
+            runs.append(run)
+            with run.stage("baseline", order=1) as stage:
+                runs.append(stage)
+                stage.log_epoch(1, {"accuracy": 0.5})
+            with run.stage("insert", order=2) as stage:
+                runs.append(stage)
+                stage.log_epoch(0, {"val_accuracy": 0.25})
+                raise ValueError("no such layer")
+
+    runs: list[Run] = []
+    with pytest.raises(ValueError, match="no such layer"):
+        work()
+    run, first, second = runs
+    states = {each.run_id: tracker.client.get_run(each.run_id) for each in (run, first, second)}
+    assert [states[each.run_id].info.status for each in (run, first, second)] == [
+        "FAILED",
+        "FINISHED",
+        "FAILED",
+    ]
+    assert states[second.run_id].data.tags["error"] == "ValueError: no such layer"
+    assert states[run.run_id].data.tags["error"] == "ValueError: no such layer"
+    assert states[second.run_id].data.metrics["val_accuracy"] == 0.25
+    text = Path(tracker.client.download_artifacts(second.run_id, "error.txt")).read_text()
+    assert "Traceback" in text
+    assert "no such layer" in text
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
+def test_a_stopped_pipeline_is_killed_not_failed(tracker: Tracker, stop: type[BaseException]) -> None:
+    def work() -> None:
+        with tracker.pipeline("stopped") as run, run.stage("baseline", order=1) as stage:
+            runs.extend((run, stage))
+            raise stop
+
+    runs: list[Run] = []
+    with pytest.raises(stop):
+        work()
+    assert [tracker.client.get_run(each.run_id).info.status for each in runs] == ["KILLED", "KILLED"]
+
+
+def test_files(tracker: Tracker) -> None:
+    figure = Figure()
+    figure.add_subplot().plot([0, 1])
+    with tracker.pipeline("files") as run:
+        run.log_figure(figure, "plots/curve.png")
+        run.log_text("summary.txt", "Größe 3\n")
+        run.log_table(
+            [{"stage": "a, b", "accuracy": 0.5}, {"stage": "ж", "accuracy": 1.0}], "tables/stages.csv"
+        )
+
+    def fetch(path: str) -> Path:
+        return Path(tracker.client.download_artifacts(run.run_id, path))
+
+    assert fetch("plots/curve.png").read_bytes().startswith(b"\x89PNG")
+    assert fetch("summary.txt").read_text(encoding="utf-8") == "Größe 3\n"
+    assert fetch("tables/stages.csv").read_text(encoding="utf-8").splitlines() == [
+        "stage,accuracy",
+        '"a, b",0.5',
+        "ж,1.0",
+    ]
+
+
+def test_a_network_is_loaded_again_with_its_scores_and_in_a_process_without_bnadapt(
+    tracker: Tracker, tmp_path: Path
+) -> None:
+    model = network()
+    images = np.random.default_rng(0).uniform(0, 255, (3, 4, 4, 1)).astype(np.float32)
+    expected = model.predict(images, verbose=0)
+    with tracker.pipeline("network", parameters={"seed": 0}) as run, run.stage("finetune", order=4) as stage:
+        uri = stage.log_model(model, images)
+        stage.log_test(scores(0.9))
+        stage.link_scores({"val_accuracy": 0.8})
+
+    np.testing.assert_array_equal(load_model(tracker, uri).predict(images, verbose=0), expected)
+    logged = tracker.client.get_logged_model(uri.removeprefix("models:/"))
+    assert (logged.name, logged.source_run_id, logged.status) == ("4_finetune", stage.run_id, "READY")
+    assert logged.params == {"seed": "0", "stage": "4_finetune"}
+    assert {each.key: each.value for each in logged.metrics} == {
+        "test_accuracy": 0.9,
+        "test_loss": pytest.approx(0.1),
+        "test_macro_f1": 0.9,
+        "val_accuracy": 0.8,
+    }
+    assert tracker.client.get_run(run.run_id).data.metrics["test_accuracy_by_stage/4_finetune"] == 0.9
+
+    np.save(tmp_path / "images.npy", images)
+    np.save(tmp_path / "expected.npy", expected)
+    sample = tracker.client.download_artifacts(stage.run_id, "sample_input.json")
+    program = f"""
+import json, sys, mlflow, mlflow.keras, numpy as np
+mlflow.set_tracking_uri({tracker.uri!r})
+images, expected = np.load("images.npy"), np.load("expected.npy")
+np.testing.assert_allclose(mlflow.keras.load_model({uri!r}).predict(images, verbose=0), expected, rtol=1e-6)
+served = mlflow.pyfunc.load_model({uri!r})
+np.testing.assert_allclose(served.predict(images), expected, rtol=1e-6)
+sample = np.asarray(json.load(open({sample!r}))["inputs"], np.float32)
+np.testing.assert_allclose(served.predict(sample), expected[:1], rtol=1e-5)
+expected_input = served.metadata.signature.inputs.inputs[0]
+assert (str(expected_input.type), tuple(expected_input.shape)) == ("float32", (-1, 4, 4, 1))
+assert "bnadapt" not in sys.modules
+requirements = open(mlflow.pyfunc.get_model_dependencies({uri!r})).read()
+assert "keras==" in requirements and "tensorflow==" in requirements
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_unknown_network_is_an_error_of_ours(tracker: Tracker) -> None:
+    with pytest.raises(TrackingError, match="no network could be loaded from models:/m-nothing"):
+        load_model(tracker, "models:/m-nothing")
+
+
+def test_nothing_is_left_in_mlflow_s_own_state(tracker: Tracker) -> None:
+    with tracker.pipeline("quiet") as run, run.stage("baseline", order=1):
+        assert mlflow.active_run() is None

@@ -1,0 +1,211 @@
+"""The one fit: what moves and what does not, what is kept, and that the same seed gives the same weights."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from rich.console import Console
+
+from bnadapt.config import ModelSettings, StageSettings
+from bnadapt.data.splits import Splits
+from bnadapt.errors import FrozenWeightMovedError, StageError, SurgeryError
+from bnadapt.evaluation.results import Epoch
+from bnadapt.models.build import build
+from bnadapt.normalization.policy import fingerprint
+from bnadapt.surgery.insert import insert_batch_norm
+from bnadapt.surgery.sites import find_sites
+from bnadapt.training.fit import Trained, momentum_for, train_stage
+from bnadapt.training.progress import Display
+from tests.digits import digit_splits
+
+
+@pytest.fixture(scope="module")
+def splits() -> Splits:
+    return digit_splits()
+
+
+@pytest.fixture
+def network() -> keras.Model:
+    keras.utils.set_random_seed(0)
+    plain = build(ModelSettings(widths=[24, 16]), (8, 8, 1), 10)
+    return insert_batch_norm(plain, find_sites(plain), momentum=0.9)
+
+
+def train(network: keras.Model, splits: Splits, how: StageSettings, **changes: Any) -> Trained:
+    arguments: dict[str, Any] = {
+        "name": "adapt",
+        "batch_size": 50,
+        "evaluation_batch_size": 100,
+        "samples": None,
+        "from_logits": False,
+        "seed": 3,
+        "display": Display(Console(quiet=True), "none"),
+        "on_epoch": lambda epoch: None,
+    }
+    return train_stage(network, splits, how, **{**arguments, **changes})
+
+
+def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
+    return {path for path in before if before[path] != after[path]}
+
+
+BATCH_NORM_WEIGHTS = {
+    f"dense{number}_inserted_bn/{weight}"
+    for number in (1, 2)
+    for weight in ("gamma", "beta", "moving_mean", "moving_variance")
+}
+
+
+@pytest.mark.parametrize(
+    ("how", "moves"),
+    [
+        (StageSettings(train=["batch_norm"], epochs=1), BATCH_NORM_WEIGHTS),
+        (
+            StageSettings(train=["batch_norm"], epochs=1, statistics="frozen"),
+            {path for path in BATCH_NORM_WEIGHTS if not path.rpartition("/")[2].startswith("moving")},
+        ),
+        (StageSettings(train=["head"], epochs=1), {"head/kernel", "head/bias"}),
+        (StageSettings(train=["dense1"], epochs=1), {"dense1/kernel", "dense1/bias"}),
+    ],
+)
+def test_exactly_what_is_declared_moves(
+    network: keras.Model, splits: Splits, how: StageSettings, moves: set[str]
+) -> None:
+    before = fingerprint(network)
+    trained = train(network, splits, how)
+    assert changed(before, fingerprint(network)) == moves
+    assert set(trained.moved) == moves
+
+
+def test_everything_moves_after_a_frozen_stage(network: keras.Model, splits: Splits) -> None:
+    train(network, splits, StageSettings(train=["batch_norm"], epochs=1))
+    before = fingerprint(network)
+    trained = train(network, splits, StageSettings(train=["all"], epochs=1))
+    assert changed(before, fingerprint(network)) == set(before)
+    assert trained.trainable == sum(int(np.prod(each.shape)) for each in network.trainable_variables)
+
+
+def test_zero_epochs_change_nothing(network: keras.Model, splits: Splits) -> None:
+    before = fingerprint(network)
+    trained = train(network, splits, StageSettings(train=["all"], epochs=0))
+    assert trained == Trained(0, (), 0, 0, ())
+    assert fingerprint(network) == before
+
+
+def test_a_frozen_weight_that_moves_stops_the_stage_with_its_name(
+    network: keras.Model, splits: Splits
+) -> None:
+    def disturb(_: Epoch) -> None:
+        kernel = network.get_layer("dense1").kernel
+        kernel.assign(kernel + 1e-6)
+
+    with pytest.raises(FrozenWeightMovedError, match="although they were frozen: dense1/kernel"):
+        train(network, splits, StageSettings(train=["batch_norm"], epochs=1, keep="last"), on_epoch=disturb)
+
+
+def test_the_moving_statistics_at_the_end_are_those_of_the_training_images(
+    network: keras.Model, splits: Splits
+) -> None:
+    train(network, splits, StageSettings(train=["all"], epochs=1))
+    inputs = keras.Model(network.inputs, network.get_layer("dense1").output)
+    images = np.concatenate([batch for batch, _ in splits.train.batches(600)])
+    activations = np.asarray(inputs(images), "float64")
+    layer = network.get_layer("dense1_inserted_bn")
+    np.testing.assert_allclose(layer.moving_mean, activations.mean(axis=0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(layer.moving_variance, activations.var(axis=0), rtol=1e-4, atol=1e-6)
+
+
+def test_without_reestimation_they_lag_behind(network: keras.Model, splits: Splits) -> None:
+    train(network, splits, StageSettings(train=["all"], epochs=1, reestimate=False))
+    inputs = keras.Model(network.inputs, network.get_layer("dense1").output)
+    images = np.concatenate([batch for batch, _ in splits.train.batches(600)])
+    variance = np.asarray(inputs(images), "float64").var(axis=0)
+    assert not np.allclose(network.get_layer("dense1_inserted_bn").moving_variance, variance, rtol=1e-2)
+
+
+def test_the_epoch_with_the_lowest_validation_loss_is_kept(network: keras.Model, splits: Splits) -> None:
+    weights: dict[int, list[np.ndarray]] = {}
+
+    def remember(epoch: Epoch) -> None:
+        weights[epoch.number] = [np.array(each) for each in network.get_weights()]
+
+    # A rate far too high: the loss goes up and down.
+    how = StageSettings(epochs=5, learning_rate=0.5)
+    trained = train(network, splits, how, on_epoch=remember)
+    losses = {epoch.number: epoch.val_loss for epoch in trained.history}
+    assert trained.kept_epoch == min(losses, key=losses.__getitem__)
+    for kept, now in zip(weights[trained.kept_epoch], network.get_weights(), strict=True):
+        np.testing.assert_array_equal(kept, now)
+    assert trained.kept_epoch != 5, "the last epoch was the best one: this test shows nothing"
+
+
+def test_patience_ends_a_stage_early(network: keras.Model, splits: Splits) -> None:
+    how = StageSettings(train=["head"], epochs=30, learning_rate=0.5, patience=1)
+    trained = train(network, splits, how)
+    assert len(trained.history) < 30
+    assert trained.steps == len(trained.history) * 12
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(splits: Splits) -> None:
+    def weights(seed: int) -> dict[str, str]:
+        keras.utils.set_random_seed(0)
+        network = build(ModelSettings(widths=[12], dropout=0.3), (8, 8, 1), 10)
+        train(network, splits, StageSettings(epochs=2), seed=seed)
+        return fingerprint(network)
+
+    assert weights(1) == weights(1)
+    assert weights(1) != weights(2)
+
+
+def test_weight_decay_spares_gamma_and_beta(network: keras.Model, splits: Splits) -> None:
+    network.get_layer("dense1_inserted_bn").gamma.assign(np.full(24, 7.0))
+    # A rate of almost nothing: what moves, moves by decay.
+    how = StageSettings(epochs=1, learning_rate=1e-7, optimizer="adamw", weight_decay=1e5)
+    kernel = np.array(network.get_layer("dense1").kernel)
+    train(network, splits, how)
+    assert np.abs(network.get_layer("dense1").kernel / kernel - 1).min() > 0.05
+    np.testing.assert_allclose(network.get_layer("dense1_inserted_bn").gamma, 7.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize("decay", ["none", "cosine"])
+def test_every_optimizer_learns(network: keras.Model, splits: Splits, optimizer: str, decay: str) -> None:
+    rate = 0.1 if optimizer == "sgd" else 0.01
+    trained = train(
+        network, splits, StageSettings(epochs=3, learning_rate=rate, optimizer=optimizer, decay=decay)
+    )
+    assert trained.history[-1].val_accuracy > 0.8
+    assert (trained.history[-1].learning_rate < rate / 2) == (decay == "cosine")
+
+
+def test_a_loss_that_is_no_number_stops_the_stage(network: keras.Model, splits: Splits) -> None:
+    network.get_layer("head").bias.assign(np.full(10, np.nan))
+    with pytest.raises(StageError, match="stage adapt: the loss is nan in epoch 1; lower its learning_rate"):
+        train(network, splits, StageSettings(train=["head"], epochs=3))
+
+
+def test_a_selector_that_matches_nothing_lists_what_there_is(network: keras.Model, splits: Splits) -> None:
+    with pytest.raises(SurgeryError, match="'conv.*' selects no layer with weights; there are: dense1,"):
+        train(network, splits, StageSettings(train=["conv.*"], epochs=1))
+
+
+@pytest.mark.parametrize(
+    ("steps", "momentum"), [(1, 0.9), (100, 0.9), (200, 0.95), (1000, 0.99), (10**6, 0.99)]
+)
+def test_momentum_follows_the_number_of_steps(steps: int, momentum: float) -> None:
+    assert momentum_for(steps) == pytest.approx(momentum)
+
+
+@pytest.mark.parametrize(
+    ("mode", "shows"), [("lines", ["adapt: epoch 1/2", "adapt: epoch 2/2"]), ("bars", ["epoch 2/2"])]
+)
+def test_progress_is_shown(
+    network: keras.Model, splits: Splits, mode: str, shows: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    display = Display(Console(width=150, force_terminal=mode == "bars"), mode)
+    train(network, splits, StageSettings(train=["head"], epochs=2), display=display)
+    output = capsys.readouterr().out
+    for text in [*shows, "val_accuracy"]:
+        assert text in output
+    assert ("\x1b" in output) == (mode == "bars")
