@@ -6,10 +6,8 @@ import os
 import re
 import shlex
 import sys
-import tempfile
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 import bnadapt.config
 from bnadapt.config import Settings, check
 from bnadapt.errors import BnadaptError, SettingsError, TrackingError
+from bnadapt.startup import start_tensorflow
 from bnadapt.tracking.environment import prepare_environment, resolve_uri, sqlite_path
 
 FAILED, MISTAKE_ON_THE_COMMAND_LINE, INTERRUPTED = 1, 2, 130
@@ -34,7 +33,6 @@ _log = logging.getLogger(__name__)
 
 def main() -> NoReturn:
     """Run the command line and exit: 0, 1 for an error, 2 for a mistake on the command line itself."""
-    _quiet_start()
     # Hydra then raises instead of printing, so that every error reaches the user in one form.
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1" or "traceback=true" in sys.argv[1:]
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -95,8 +93,8 @@ def _run(config: DictConfig, failures: list[Exception], wants_traceback: bool) -
         settings = settings_from(config)
         _check_files(settings)
         prepare_environment(settings.tracking.telemetry)
-        with _without_startup_messages():
-            from bnadapt.pipeline import run_pipeline  # imports TensorFlow: only once the settings are right
+        start_tensorflow()  # takes seconds: only once the settings are right
+        from bnadapt.pipeline import run_pipeline
 
         run_pipeline(settings, run_directory, command=shlex.join(["bnadapt", *overrides]))
     except Exception as error:
@@ -140,35 +138,6 @@ def _open_ui(overrides: list[str]) -> NoReturn:
     if command is None:
         sys.exit(0)
     os.execvp(command[0], command)
-
-
-def _quiet_start() -> None:
-    """Silence what TensorFlow reports of its state at level INFO; warnings stay."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-
-
-@contextmanager
-def _without_startup_messages() -> Iterator[None]:
-    """Hold back what is written to the error stream meanwhile, and pass on all but messages of level INFO.
-
-    TensorFlow 2.21 writes several at every start, before it has read the variable that should silence them;
-    they come from C++, past Python's streams.
-    """
-    with tempfile.TemporaryFile() as held:
-        sys.stderr.flush()
-        stream = os.dup(2)
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        finally:
-            sys.stderr.flush()
-            os.dup2(stream, 2)
-            os.close(stream)
-            held.seek(0)
-            for line in held.read().decode(errors="replace").splitlines():
-                if not re.match(r"I0000 |WARNING: All log messages before absl::InitializeLog", line):
-                    print(line, file=sys.stderr)
 
 
 def _exit_code(error: Exception) -> int:

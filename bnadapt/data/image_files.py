@@ -89,7 +89,7 @@ class ImageFolder:
         names = self._tree.passed_over
         if names:
             shown = ", ".join(names[:_NAMED_FILES]) + (", ..." if len(names) > _NAMED_FILES else "")
-            notes.append(f"{len(names)} files or folders passed over that are no images of a class: {shown}")
+            notes.append(f"passed over, no images of a class: {shown} ({len(names)} in all)")
         return notes
 
 

@@ -14,7 +14,7 @@ def image_feature(info: tfds.core.DatasetInfo, wanted: str | None) -> str:
     Raises:
         DataError: If there is none, several, or one whose pixels are neither uint8 nor uint16.
     """
-    images = [key for key, feature in info.features.items() if isinstance(feature, tfds.features.Image)]
+    images = [key for key, feature in _features(info) if isinstance(feature, tfds.features.Image)]
     chosen = _choose(info, "image", wanted, 0, images, images)
     dtype = np.dtype(info.features[chosen].np_dtype)
     if dtype not in (np.uint8, np.uint16):
@@ -33,15 +33,20 @@ def label_feature(info: tfds.core.DatasetInfo, wanted: str | None) -> str:
     Raises:
         DataError: If there is none, or several.
     """
-    classes = [key for key, feature in info.features.items() if isinstance(feature, tfds.features.ClassLabel)]
+    classes = [key for key, feature in _features(info) if isinstance(feature, tfds.features.ClassLabel)]
     integers = [
         key
-        for key, feature in info.features.items()
+        for key, feature in _features(info)
         if isinstance(feature, tfds.features.Tensor)
         and feature.shape == ()
         and np.issubdtype(feature.np_dtype, np.integer)
     ]
     return _choose(info, "label", wanted, 1, [*classes, *integers], classes or integers)
+
+
+def _features(info: tfds.core.DatasetInfo) -> list[tuple[str, tfds.features.FeatureConnector]]:
+    # Sorted, because a set read from its directory gives them in another order in every process.
+    return sorted(info.features.items())
 
 
 def _choose(
@@ -53,7 +58,7 @@ def _choose(
     likely: Sequence[str],
 ) -> str:
     kind = {"image": "an image", "label": "a class label or an integer"}[role]
-    present = ", ".join(f"{key} ({type(feature).__name__})" for key, feature in info.features.items())
+    present = ", ".join(f"{key} ({type(feature).__name__})" for key, feature in _features(info))
     if wanted is not None:
         if wanted not in usable:
             raise DataError(

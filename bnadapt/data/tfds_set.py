@@ -193,8 +193,8 @@ def _open(directory: Path) -> tfds.core.DatasetBuilder:
         raise _unreadable(directory, error) from error
     if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
         raise DataError(
-            f"{directory} is stored as {builder.info.file_format.value}; only tfrecord can be read: prepare it "
-            "anew in that format"
+            f"{directory} is stored as {builder.info.file_format.value}; only tfrecord can be read: "
+            "prepare it anew in that format"
         )
     return builder
 

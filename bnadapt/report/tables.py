@@ -83,7 +83,7 @@ COLUMNS = (
 
 
 def results_rows(results: Sequence[StageResult], best: str | None = None) -> list[dict[str, Value]]:
-    """The table of stages as plain values, one dictionary per stage, for files."""
+    """The table of stages as plain values with at most four decimals, one dictionary per stage, for files."""
     baseline = _baseline(results)
     return [
         {column.key: column.value(result, baseline) for column in COLUMNS}
@@ -144,6 +144,10 @@ def plain_table(*headings: str, gap: int = 2) -> Table:
             min_width=None if right else 6,
         )
     return table
+
+
+def _rounded(value: Value) -> Value:
+    return round(float(value), 4) if isinstance(value, float) else value
 
 
 def _in_two_lines(title: str) -> str:

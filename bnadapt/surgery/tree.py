@@ -20,7 +20,7 @@ class Entry:
 
 def children(layer: keras.Layer) -> list[keras.Layer]:
     """The layers directly inside another one: of a model in graph order, input layers left out."""
-    inside = [each for each in layer._flatten_layers(include_self=False, recursive=False)]
+    inside = layer._flatten_layers(include_self=False, recursive=False)
     ordered = []
     if hasattr(layer, "_nodes_by_depth") or getattr(layer, "_functional", None) is not None:
         ordered = [node.operation for node in nodes(layer) if isinstance(node.operation, keras.Layer)]

@@ -26,6 +26,19 @@ def stage_name(label: str) -> str:
     return label.partition("_")[2]
 
 
+def accuracy_key(split: str, label: str) -> str:
+    """The pipeline's metric for a stage's accuracy: ``val/4_finetune`` or ``test/4_finetune``.
+
+    MLflow's charts show some ten characters of a key, which must tell the stages apart.
+    """
+    return f"{split}/{label}"
+
+
+def model_name(label: str, pipeline: str) -> str:
+    """A network's name in MLflow's list of models, where nothing else says which pipeline it is from."""
+    return re.sub(r"[/:.%\"']", "_", f"{label} {pipeline}")[:MAXIMUM_KEY]
+
+
 def clean_key(key: str) -> str:
     """A key that MLflow accepts: letters, digits and ``_-./: `` only, a plain relative path, not too long."""
     allowed = re.sub(r"[^\w\-./: ]", "_", key)

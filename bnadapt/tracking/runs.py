@@ -114,11 +114,13 @@ class PipelineRun(Run):
         outbox: Outbox,
         experiment_id: str,
         run_id: str,
+        name: str,
         parameters: Mapping[str, Any],
         config_yaml: str,
     ) -> None:
         """Record to a run that was started in MLflow; its stages get the parameters and the configuration."""
         super().__init__(client, outbox, experiment_id, run_id)
+        self._name = name
         self._parameters = parameters
         self._config_yaml = config_yaml
 
@@ -158,8 +160,8 @@ class PipelineRun(Run):
         self._outbox.attempt(lambda: self._client.log_inputs(self.run_id, [entry]))
 
     def log_test(self, label: str, scores: Scores) -> None:
-        """Record a stage's test accuracy among those of all stages, ``test_accuracy_by_stage/4_finetune``."""
-        self.log_metrics({f"test_accuracy_by_stage/{label}": scores.accuracy})
+        """Record a stage's test accuracy among those of all stages, as ``test/4_finetune``."""
+        self.log_metrics({names.accuracy_key("test", label): scores.accuracy})
 
     def log_best(self, label: str, result: StageResult) -> None:
         """Record the scores of the stage that is kept as those of the pipeline, and its label as a tag."""
@@ -210,7 +212,7 @@ class StageRun(Run):
         scores = {} if result.validation is None else names.score_metrics("val", result.validation)
         self.log_metrics({**scores, **totals}, step=self._last_step)
         if result.validation is not None:
-            self._pipeline.log_metrics({f"val_accuracy_by_stage/{self.label}": result.validation.accuracy})
+            self._pipeline.log_metrics({names.accuracy_key("val", self.label): result.validation.accuracy})
 
     def log_test(self, scores: Scores) -> None:
         """Record test scores, here, among the stages of the pipeline, and at the recorded network."""
@@ -249,9 +251,11 @@ class StageRun(Run):
         created: list[str] = []
 
         def create() -> None:
-            parameters = names.parameters_for_mlflow({**self._pipeline._parameters, names.STAGE: self.label})
             model = self._client.create_logged_model(
-                self.experiment_id, name=self.label, source_run_id=self.run_id, params=parameters
+                self.experiment_id,
+                name=names.model_name(self.label, self._pipeline._name),
+                source_run_id=self.run_id,
+                params=names.parameters_for_mlflow({**self._pipeline._parameters, names.STAGE: self.label}),
             )
             created.append(model.model_id)
 

@@ -6,14 +6,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bnadapt.evaluation.results import Epoch
 
@@ -48,15 +41,12 @@ class Display:
         elif self.mode == "none":
             yield _Nothing()
         else:
-            columns = (
-                TextColumn("{task.description:<10}"),
-                BarColumn(bar_width=24),
-                MofNCompleteColumn(),
-                TextColumn("steps"),
-                TimeElapsedColumn(),
-                TextColumn("left"),
+            columns = (  # 80 characters in all
+                TextColumn("{task.description:<9}"),
+                BarColumn(bar_width=16),
+                TextColumn("{task.percentage:>3.0f}%"),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[scores]}"),
+                TextColumn("left {task.fields[scores]}"),
             )
             with Progress(*columns, console=self.console, refresh_per_second=4) as progress:
                 yield _Bar(progress, name, epochs, steps_per_epoch)
@@ -72,7 +62,7 @@ class _Bar:
         self._progress.advance(self._task)
 
     def epoch(self, epoch: Epoch) -> None:
-        scores = f"epoch {epoch.number}/{self._epochs}  val_accuracy {epoch.val_accuracy:.4f}"
+        scores = f"epoch {epoch.number}/{self._epochs} val_accuracy {epoch.val_accuracy:.4f}"
         self._progress.update(self._task, scores=scores)
 
 

@@ -1,5 +1,7 @@
 """The interval against a plain bootstrap, and what the verdict says of results that help, hurt or do neither."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -44,9 +46,22 @@ def test_scores_of_different_images_cannot_be_paired() -> None:
         difference(scores(right(0.5, 10)), scores(right(0.5, 20)), resamples=100)
 
 
-def test_the_best_stage_is_chosen_on_validation_and_the_earliest_wins_a_tie() -> None:
-    results = [result("baseline", 0.8, 0.1), result("insert", 0.9, 0.2), result("adapt", 0.9, 0.99)]
+def test_the_best_stage_is_chosen_on_validation() -> None:
+    results = [result("baseline", 0.8, 0.1), result("insert", 0.9, 0.2), result("adapt", 0.7, 0.99)]
     assert best_stage([*results, result("control", 1.0, 1.0)]).name == "insert"
+
+
+@pytest.mark.parametrize(
+    ("losses", "best"), [((0.5, 0.5, 0.4), "adapt"), ((0.5, 0.49999, 0.6), "baseline"), ((0.5, 0.5, 0.5), "baseline")]
+)
+def test_of_stages_that_tie_the_lowest_loss_wins_and_of_equal_ones_the_earliest(
+    losses: tuple[float, ...], best: str
+) -> None:
+    results = [result(name, 0.9, 0.9) for name in ("baseline", "insert", "adapt")]
+    for each, loss in zip(results, losses, strict=True):
+        assert each.validation is not None
+        each.validation = replace(each.validation, loss=loss)
+    assert best_stage(results).name == best
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,9 @@ def test_heads_are_what_an_output_is_reached_from():
     assert sorted(head_layers(ZOO["dictionaries"]().model)) == ["aux", "score"]
     assert head_layers(ZOO["opaque"]().model) == ["out"]
     j = keras.Input((4,))
-    inner = keras.Model(j, layers.Activation("softmax")(layers.BatchNormalization()(layers.Dense(3, name="d")(j))))
+    inner = keras.Model(
+        j, layers.Activation("softmax")(layers.BatchNormalization()(layers.Dense(3, name="d")(j)))
+    )
     i = keras.Input((4,))
     model = keras.Model(i, keras.Sequential([keras.Input((4,)), inner], name="outer")(layers.Dense(4)(i)))
     assert head_layers(model) == [f"outer/{inner.name}/d"]
@@ -131,5 +133,7 @@ def test_what_cannot_be_done_is_said():
     with pytest.raises(SurgeryError, match="the head 'shared' is called several times"):
         replace_head(ZOO["shared_with_the_head"]().model, 5)
     normalized = keras.Model(i, layers.BatchNormalization()(layers.Dense(3, name="d")(i)))
-    with pytest.raises(SurgeryError, match="the head 'd' cannot have 5 outputs, because of a layer behind it"):
+    with pytest.raises(
+        SurgeryError, match="the head 'd' cannot have 5 outputs, because of a layer behind it"
+    ):
         replace_head(normalized, 5)

@@ -66,7 +66,9 @@ def test_a_nested_model_with_one_bare_call_gets_batch_normalization():
 
 
 def test_the_head_may_have_an_activation_and_a_nested_model_around_it():
-    head = keras.Sequential([keras.Input((4,)), layers.Dense(3, name="logits"), layers.Softmax()], name="head")
+    head = keras.Sequential(
+        [keras.Input((4,)), layers.Dense(3, name="logits"), layers.Softmax()], name="head"
+    )
     i = keras.Input((4,))
     sites = find_sites(keras.Model(i, head(layers.Dense(4, name="body")(i))))
     assert [site.layer for site in sites] == ["body"]
@@ -75,8 +77,10 @@ def test_the_head_may_have_an_activation_and_a_nested_model_around_it():
 
 def test_include_and_exclude_match_paths_or_names_in_full():
     model = ZOO["nested_twice"]().model
+
     def layers_of(**patterns):
         return [site.layer for site in find_sites(model, **patterns)]
+
     assert layers_of(include="middle/.*") == ["middle/inner/d", "middle/m"]
     assert layers_of(include="d") == ["middle/inner/d"]
     assert layers_of(include=["first", "m"]) == ["first", "middle/m"]
@@ -85,9 +89,13 @@ def test_include_and_exclude_match_paths_or_names_in_full():
     assert find_sites(model, include="first").passed_over["middle/m"] == "not included: 'first'"
 
 
-@pytest.mark.parametrize("patterns", [{"include": "conv.*"}, {"exclude": ["first", "conv.*"]}, {"include": "irst"}])
+@pytest.mark.parametrize(
+    "patterns", [{"include": "conv.*"}, {"exclude": ["first", "conv.*"]}, {"include": "irst"}]
+)
 def test_a_pattern_that_matches_nothing_lists_what_there_is(patterns):
-    with pytest.raises(SurgeryError, match="matches no convolution or dense layer; there are: first, middle/inner/d"):
+    with pytest.raises(
+        SurgeryError, match="matches no convolution or dense layer; there are: first, middle/inner/d"
+    ):
         find_sites(ZOO["nested_twice"]().model, **patterns)
 
 
@@ -95,7 +103,9 @@ def test_bad_patterns_and_positions_are_refused():
     model = ZOO["sequential"]().model
     with pytest.raises(SurgeryError, match=r"'\(' is no regular expression"):
         find_sites(model, include="(")
-    with pytest.raises(SurgeryError, match="position='inside': choose one of before_activation, after_activation"):
+    with pytest.raises(
+        SurgeryError, match="position='inside': choose one of before_activation, after_activation"
+    ):
         find_sites(model, "inside")
 
 

@@ -97,7 +97,9 @@ def nested_twice():
 @specimen
 def sequential_of_models():
     j = keras.Input((6, 6, 2))
-    block = keras.Model(j, layers.Concatenate()([j, layers.Conv2D(2, 1, activation="relu", name="c")(j)]), name="block")
+    block = keras.Model(
+        j, layers.Concatenate()([j, layers.Conv2D(2, 1, activation="relu", name="c")(j)]), name="block"
+    )
     stack = keras.Sequential([keras.Input((6, 6, 2)), block, layers.Conv2D(3, 3, name="c")], name="deep")
     model = keras.Sequential([keras.Input((6, 6, 2)), stack, layers.Flatten(), layers.Dense(2, name="out")])
     return model, pixels(6, 6, 2), ["deep/block/c", "deep/c"]
@@ -210,7 +212,11 @@ def mixed_precision():
 def half_precision():
     i = keras.Input((5,), dtype="float16")
     x = layers.Dense(4, activation="relu", dtype="float16", name="hidden")(i)
-    return keras.Model(i, layers.Dense(2, dtype="float16", name="out")(x)), pixels(5).astype("float16"), ["hidden"]
+    return (
+        keras.Model(i, layers.Dense(2, dtype="float16", name="out")(x)),
+        pixels(5).astype("float16"),
+        ["hidden"],
+    )
 
 
 @specimen
@@ -247,7 +253,12 @@ def gates():
 def regularized():
     i = keras.Input((6,))
     x = layers.Dense(
-        5, activation="relu", activity_regularizer="l2", kernel_regularizer="l2", kernel_constraint="max_norm", name="d"
+        5,
+        activation="relu",
+        activity_regularizer="l2",
+        kernel_regularizer="l2",
+        kernel_constraint="max_norm",
+        name="d",
     )(i)
     return keras.Model(i, layers.Dense(2, name="out")(x)), pixels(6), ["d"]
 
@@ -334,5 +345,6 @@ def outputs(model: keras.Model, inputs: Any) -> list[np.ndarray]:
 def same(first: list[np.ndarray], second: list[np.ndarray]) -> bool:
     """Whether all values are equal, to the last bit but for the sign of zero."""
     return len(first) == len(second) and all(
-        a.dtype == b.dtype and np.array_equal(a, b, equal_nan=True) for a, b in zip(first, second, strict=True)
+        a.dtype == b.dtype and np.array_equal(a, b, equal_nan=True)
+        for a, b in zip(first, second, strict=True)
     )

@@ -21,7 +21,7 @@ def test_any_text_becomes_a_key_that_mlflow_accepts(text: str) -> None:
 @pytest.mark.parametrize(
     ("key", "cleaned"),
     [
-        ("val_accuracy_by_stage/1_baseline", "val_accuracy_by_stage/1_baseline"),
+        ("val/1_baseline", "val/1_baseline"),
         ("schedule.adapt.learning_rate", "schedule.adapt.learning_rate"),
         ("units[0]", "units_0_"),
         ("f(x)", "f_x_"),

@@ -54,7 +54,7 @@ def test_a_pipeline_and_its_stages(tracker: Tracker) -> None:
     child = tracker.client.get_run(stage.run_id)
     assert (parent.info.status, child.info.status) == ("FINISHED", "FINISHED")
     assert (parent.info.run_name, child.info.run_name) == ("digits mlp", "1_baseline")
-    assert parent.data.tags["mlflow.note.content"] == "`bnadapt data=digits`"
+    assert parent.data.tags["mlflow.note.content"].startswith("`bnadapt data=digits`\n")
     assert parent.data.tags["best_stage"] == "1_baseline"
     assert parent.data.tags["sweep"] == "none"
     assert "mlflow.parentRunId" not in parent.data.tags
@@ -62,7 +62,7 @@ def test_a_pipeline_and_its_stages(tracker: Tracker) -> None:
     assert child.data.tags["stage"] == "1_baseline"
     assert parent.data.params == {"model.widths": "[256, 128]", "units_0_": "3"}
     assert child.data.params == {**parent.data.params, "epochs": "2", "stage": "1_baseline"}
-    assert parent.data.metrics["val_accuracy_by_stage/1_baseline"] == 0.75
+    assert parent.data.metrics["val/1_baseline"] == 0.75
     assert parent.data.metrics["test_accuracy"] == 0.7
     assert {key: child.data.metrics[key] for key in ("steps", "trainable_parameters", "kept_epoch")} == {
         "steps": 20,
@@ -173,14 +173,21 @@ def test_a_network_is_loaded_again_with_its_scores_and_in_a_process_without_bnad
     model = network()
     images = np.random.default_rng(0).uniform(0, 255, (3, 4, 4, 1)).astype(np.float32)
     expected = model.predict(images, verbose=0)
-    with tracker.pipeline("network", parameters={"seed": 0}) as run, run.stage("finetune", order=4) as stage:
+    with (
+        tracker.pipeline("data/x: network", parameters={"seed": 0}) as run,
+        run.stage("finetune", order=4) as stage,
+    ):
         uri = stage.log_model(model, images)
         stage.log_test(scores(0.9))
         stage.link_scores({"val_accuracy": 0.8})
 
     np.testing.assert_array_equal(load_model(tracker, uri).predict(images, verbose=0), expected)
     logged = tracker.client.get_logged_model(uri.removeprefix("models:/"))
-    assert (logged.name, logged.source_run_id, logged.status) == ("4_finetune", stage.run_id, "READY")
+    assert (logged.name, logged.source_run_id, logged.status) == (
+        "4_finetune data_x_ network",
+        stage.run_id,
+        "READY",
+    )
     assert logged.params == {"seed": "0", "stage": "4_finetune"}
     assert {each.key: each.value for each in logged.metrics} == {
         "test_accuracy": 0.9,
@@ -188,7 +195,7 @@ def test_a_network_is_loaded_again_with_its_scores_and_in_a_process_without_bnad
         "test_macro_f1": 0.9,
         "val_accuracy": 0.8,
     }
-    assert tracker.client.get_run(run.run_id).data.metrics["test_accuracy_by_stage/4_finetune"] == 0.9
+    assert tracker.client.get_run(run.run_id).data.metrics["test/4_finetune"] == 0.9
 
     np.save(tmp_path / "images.npy", images)
     np.save(tmp_path / "expected.npy", expected)

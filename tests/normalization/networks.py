@@ -1,0 +1,76 @@
+"""Small networks with batch normalization."""
+
+import keras
+import numpy as np
+from keras import layers
+
+from bnadapt.surgery.insert import insert_batch_norm
+from bnadapt.surgery.sites import find_sites
+
+
+def plain_cnn() -> keras.Model:
+    keras.utils.set_random_seed(11)
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 2)),
+            layers.Conv2D(4, 3, activation="relu", name="conv"),
+            layers.Conv2D(5, 3, activation="relu", name="conv2"),
+            layers.Flatten(),
+            layers.Dropout(0.4, name="drop"),
+            layers.Dense(6, activation="tanh", name="hidden"),
+            layers.Dense(3, name="out"),
+        ]
+    )
+
+
+def cnn(position: str = "before_activation", **settings) -> keras.Model:
+    model = plain_cnn()
+    return insert_batch_norm(model, find_sites(model, position), **settings)
+
+
+def residual() -> keras.Model:
+    """A network that has batch normalization of its own, with statistics that are not those of the data."""
+    keras.utils.set_random_seed(12)
+    i = keras.Input((8, 8, 2))
+    x = layers.ReLU()(
+        layers.BatchNormalization(name="bn1")(layers.Conv2D(4, 3, padding="same", name="c1")(i))
+    )
+    y = layers.BatchNormalization(name="bn2")(layers.Conv2D(4, 3, padding="same", name="c2")(x))
+    x = layers.GlobalAveragePooling2D()(layers.ReLU()(x + y))
+    model = keras.Model(i, layers.Dense(3, name="out")(x))
+    scatter(model)
+    return model
+
+
+def scatter(model: keras.Model) -> None:
+    """Give all batch normalization statistics, gamma and beta of its own."""
+    random = np.random.default_rng(1)
+    for weight in model.weights:
+        if weight.name in ("gamma", "moving_variance"):
+            weight.assign(random.uniform(0.3, 2, weight.shape))
+        if weight.name in ("beta", "moving_mean"):
+            weight.assign(random.normal(0, 1, weight.shape))
+
+
+def images(count: int = 40, *, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0.3, 1.5, (count, 8, 8, 2)).astype("float32")
+
+
+def infer(model: keras.Model, inputs) -> np.ndarray:
+    return keras.ops.convert_to_numpy(model(inputs, training=False)).astype("float64")
+
+
+def inputs_of_batch_norms(model: keras.Model, inputs) -> dict[str, np.ndarray]:
+    """What every batch normalization of a flat network receives in inference, in float64."""
+    norms = [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization)]
+    probe = keras.Model(model.inputs, [layer.input for layer in norms])
+    values = keras.tree.flatten(probe(inputs, training=False))
+    return {
+        layer.name: keras.ops.convert_to_numpy(value).astype("float64")
+        for layer, value in zip(norms, values, strict=True)
+    }
+
+
+def moments_of(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    axes = tuple(range(values.ndim - 1))
+    return values.mean(axes), values.var(axes)
