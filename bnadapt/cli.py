@@ -7,7 +7,7 @@ import re
 import shlex
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -140,6 +140,12 @@ def _open_ui(overrides: list[str]) -> NoReturn:
     os.execvp(command[0], command)
 
 
+def _print_error(error: Exception, with_traceback: bool) -> None:
+    if with_traceback:
+        traceback.print_exception(error)
+    print("bnadapt: " + _explain(error).strip().replace("\n", "\n  "), file=sys.stderr)
+
+
 def _exit_code(error: Exception) -> int:
     composing = isinstance(error, (HydraException, OmegaConfBaseException))
     return MISTAKE_ON_THE_COMMAND_LINE if composing and not _file_of(error) else FAILED
@@ -199,6 +205,6 @@ def _explain_composition(error: Exception) -> str:
     )
 
 
-def _choices(received: str, known: list[str]) -> str:
+def _choices(received: str, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(received, known, n=1)
     return ", ".join(known) + (f" (did you mean {close[0]}?)" if close else "")

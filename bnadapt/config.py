@@ -26,8 +26,8 @@ def setting(
 ) -> Any:
     """A dataclass field with its description and limits beside its default."""
     limits = {"help": help, "choices": choices, "minimum": minimum, "above": above, "below": below}
-    if isinstance(default, (list, dict)) or is_dataclass(default):
-        return field(default_factory=lambda: type(default)(default), metadata=limits)
+    if isinstance(default, list):
+        return field(default_factory=default.copy, metadata=limits)
     return field(default=default, metadata=limits)
 
 

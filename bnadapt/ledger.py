@@ -82,7 +82,7 @@ class Ledger:
             return keras.saving.load_model(path, compile=False)
         uri = self._earlier[name].model_uri
         assert uri is not None  # adopt_earlier takes no stage without
-        return load_model(self._tracker.uri, uri)
+        return load_model(self._tracker, uri)
 
     def adopt_earlier(self) -> None:
         """Take the results of earlier runs for the stages that this run did not perform."""

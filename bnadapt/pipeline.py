@@ -127,7 +127,8 @@ def _insert(work: "_Work", stage: OpenStage, network: keras.Model) -> keras.Mode
         momentum=momentum_for(steps_per_epoch) if insertion.momentum is None else insertion.momentum,
     )
     if calibrated and sites:
-        calibrate(network, work.batches(train), layers=INSERTED, samples=insertion.samples)
+        images = train.mixed(work.settings.evaluation.batch_size, seed=_seed(work.settings.seed, INSERT))
+        calibrate(network, images, layers=INSERTED, samples=insertion.samples)
     change, relative = largest_change(before, predict(network, validation)[0])
     stage.run.log_metrics({"largest_output_change": change, "largest_output_change_relative": relative})
     stage.run.log_text("sites.txt", str(sites))

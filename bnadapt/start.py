@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal, cast
 
 import keras
 
@@ -31,7 +32,7 @@ from bnadapt.report.plan import PlanStage
 from bnadapt.surgery.graph import layer_paths
 from bnadapt.surgery.insert import insert_batch_norm
 from bnadapt.surgery.preprocess import with_rescaling
-from bnadapt.surgery.sites import Sites, find_sites
+from bnadapt.surgery.sites import Position, Sites, find_sites
 from bnadapt.tracking.history import StoredStage, stages_of
 from bnadapt.tracking.models import load_model
 from bnadapt.tracking.store import Tracker
@@ -165,7 +166,8 @@ def find_chosen_sites(network: keras.Model, placement: PlacementSettings) -> Sit
     """
     if placement.position == "none":
         return Sites(())
-    sites = find_sites(network, placement.position, include=placement.include, exclude=placement.exclude)
+    position = cast(Position, placement.position)
+    sites = find_sites(network, position, include=placement.include, exclude=placement.exclude)
     if not sites and not has_batch_norm(network):
         reasons = "".join(f"\n  {layer}: {reason}" for layer, reason in sites.passed_over.items())
         raise SurgeryError(
@@ -204,7 +206,7 @@ def _first_network(settings: Settings, tracker: Tracker, data: DataSettings, sou
         shape = choose_image_shape(data, source)
         return Fitted(build(model, shape, len(source.classes)), None, ())
     assert model.path is not None
-    network = load_file(Path(model.path)) if ":/" not in model.path else load_model(tracker.uri, model.path)
+    network = load_file(Path(model.path)) if ":/" not in model.path else load_model(tracker, model.path)
     network = with_rescaling(network, (model.input_range[0], model.input_range[1]))
     shape = image_shape_for(data, source, network)
     return fit_to_data(network, shape, len(source.classes), always_new_head=model.head == "new")
@@ -221,7 +223,7 @@ def _network_of(
     before = [name for name in order[: order.index(stages[0])] if name in earlier and earlier[name].model_uri]
     uri = earlier[before[-1]].model_uri
     assert uri is not None  # require_stages has seen to it
-    network = load_model(tracker.uri, uri)
+    network = load_model(tracker, uri)
     if network.output_shape[-1] != len(target.classes):
         raise StageError(
             f"from_run={settings.from_run}: the network of stage {before[-1]} tells {network.output_shape[-1]} classes "
@@ -260,7 +262,7 @@ def _rehearse(
 def _plan_stage(name: str, network: keras.Model, how: StageSettings) -> PlanStage:
     idle = how.epochs == 0 or (how.train == [BATCH_NORM] and not has_batch_norm(network))
     if not idle:
-        train_only(network, how.train, statistics=how.statistics)
+        train_only(network, how.train, statistics=cast(Literal["batch", "frozen"], how.statistics))
     return PlanStage(
         name=name,
         epochs=how.epochs,

@@ -40,7 +40,11 @@ MISTAKES = [
         2,
         "schedule.finetune: there is no such setting; schedule has adapt",
     ),
-    (["+schedule.polish.epochs=2"], 2, "a stage cannot be added on the command line; put a schedule of your own"),
+    (
+        ["+schedule.polish.epochs=2"],
+        2,
+        "a stage cannot be added on the command line; put a schedule of your own",
+    ),
     (["data"], 2, "Error parsing override 'data'"),
     (["--bogus"], 2, "unrecognized arguments: --bogus"),
     (["--config-dir", "nowhere"], 2, "nowhere' not found"),
@@ -108,7 +112,10 @@ def test_a_users_schedule_is_an_option_like_any_other(tmp_path: Path) -> None:
     (tmp_path / "mine" / "schedule").mkdir(parents=True)
     (tmp_path / "mine" / "schedule" / "slow.yaml").write_text("polish:\n  epochs: 2\n  learning_rate: 1e-5\n")
     result = bnadapt("--config-dir", "mine", "schedule=slow", "--cfg", "job", cwd=tmp_path)
-    assert "schedule:\n  polish:\n    train:\n    - all\n    epochs: 2\n    learning_rate: 1.0e-05" in result.stdout
+    assert (
+        "schedule:\n  polish:\n    train:\n    - all\n    epochs: 2\n    learning_rate: 1.0e-05"
+        in result.stdout
+    )
 
 
 def test_help_shows_the_commands_people_need_and_the_groups(tmp_path: Path) -> None:

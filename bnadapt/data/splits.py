@@ -56,13 +56,24 @@ class Split(ABC):
         Returns:
             Batches of (float32 images 0 to 255, int64 labels), ``steps(batch_size)`` for each epoch.
         """
-        epoch = self._epochs(min(batch_size, self.size), seed)
+        epoch = self._epochs(min(batch_size, self.size), seed, drop_remainder=True)
         batches = tf.data.Dataset.range(first_epoch, max(first_epoch, epochs)).flat_map(epoch)
         return _finish(batches, self.steps(batch_size) * max(0, epochs - first_epoch))
 
+    def mixed(self, batch_size: int, *, seed: int) -> tf.data.Dataset:
+        """All images once, in an order that depends on the seed alone; the last batch may be smaller.
+
+        For measuring: a set often comes class by class, and then neither its first images nor any single
+        batch are like the whole.
+        """
+        first_epoch = self._epochs(batch_size, seed, drop_remainder=False)(tf.constant(0, tf.int64))
+        return _finish(first_epoch, -(-self.size // batch_size))
+
     @abstractmethod
-    def _epochs(self, batch_size: int, seed: int) -> Callable[[tf.Tensor], tf.data.Dataset]:
-        """What makes batches of equal size of an epoch's number; traced by TensorFlow."""
+    def _epochs(
+        self, batch_size: int, seed: int, *, drop_remainder: bool
+    ) -> Callable[[tf.Tensor], tf.data.Dataset]:
+        """What makes batches of an epoch's number, of equal size where the rest is dropped; may be traced."""
 
 
 class ArraySplit(Split):
@@ -105,17 +116,23 @@ class ArraySplit(Split):
         )
         return _finish(batches, -(-self.size // batch_size))
 
-    def _epochs(self, batch_size: int, seed: int) -> Callable[[tf.Tensor], tf.data.Dataset]:
+    def _epochs(
+        self, batch_size: int, seed: int, *, drop_remainder: bool
+    ) -> Callable[[tf.Tensor], tf.data.Dataset]:
         images, labels = self._arrays()
-        steps = self.size // batch_size
-
-        def take(chosen: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            return tf.cast(tf.gather(images, chosen), tf.float32), tf.gather(labels, chosen)
+        end = self.size // batch_size * batch_size if drop_remainder else self.size
 
         def epoch(number: tf.Tensor) -> tf.data.Dataset:
-            order = permutation(self.size, seed, number)[: steps * batch_size]
-            chosen = tf.data.Dataset.from_tensor_slices(tf.reshape(order, [steps, batch_size]))
-            return chosen.map(take, num_parallel_calls=tf.data.AUTOTUNE)
+            order = permutation(self.size, seed, number)
+
+            def take(start: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+                chosen = order[start : start + batch_size]
+                if drop_remainder:
+                    chosen = tf.ensure_shape(chosen, [batch_size])
+                return tf.cast(tf.gather(images, chosen), tf.float32), tf.gather(labels, chosen)
+
+            starts = tf.data.Dataset.range(0, end, batch_size)
+            return starts.map(take, num_parallel_calls=tf.data.AUTOTUNE)
 
         return epoch
 
@@ -158,7 +175,9 @@ class StreamedSplit(Split):
         """All images once, in order: float32 images 0 to 255, int64 labels; the last batch may be smaller."""
         return _finish(_as_float(self.examples.batch(batch_size)), -(-self.size // batch_size))
 
-    def _epochs(self, batch_size: int, seed: int) -> Callable[[tf.Tensor], tf.data.Dataset]:
+    def _epochs(
+        self, batch_size: int, seed: int, *, drop_remainder: bool
+    ) -> Callable[[tf.Tensor], tf.data.Dataset]:
         def epoch(number: tf.Tensor) -> tf.data.Dataset:
             def shuffle(block: tf.Tensor, held: tuple[tf.Tensor, tf.Tensor]) -> tf.data.Dataset:
                 records, labels = held
@@ -168,7 +187,7 @@ class StreamedSplit(Split):
                 )
 
             records = self._records.batch(self._block).enumerate().flat_map(shuffle)
-            return _as_float(self._decoded(records).batch(batch_size, drop_remainder=True))
+            return _as_float(self._decoded(records).batch(batch_size, drop_remainder=drop_remainder))
 
         return epoch
 

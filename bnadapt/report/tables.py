@@ -86,7 +86,7 @@ def results_rows(results: Sequence[StageResult], best: str | None = None) -> lis
     """The table of stages as plain values with at most four decimals, one dictionary per stage, for files."""
     baseline = _baseline(results)
     return [
-        {column.key: column.value(result, baseline) for column in COLUMNS}
+        {column.key: _rounded(column.value(result, baseline)) for column in COLUMNS}
         | {"best": int(result.name == best)}
         for result in results
     ]

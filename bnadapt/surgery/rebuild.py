@@ -267,11 +267,6 @@ def _copy_layer(layer: keras.Layer, path: str, *, linear: bool) -> keras.Layer:
 
 def _copy_state(original: keras.Layer, copy: keras.Layer, path: str) -> None:
     """Every bit of a built layer's state: through Keras' own hooks first, which renew what layers cache."""
-    for old, new in zip(_layers_within(original), _layers_within(copy), strict=False):
-        if own_weights(old):
-            store: dict[str, Any] = {}
-            old.save_own_variables(store)
-            new.load_own_variables(store)
     pairs = list(zip(original.variables, copy.variables, strict=False))
     same = len(original.variables) == len(copy.variables) and all(
         old.shape == new.shape and old.dtype == new.dtype for old, new in pairs
@@ -281,6 +276,11 @@ def _copy_state(original: keras.Layer, copy: keras.Layer, path: str) -> None:
             f"the layer '{path}' ({type(original).__name__}) has other variables when made anew from its "
             f"configuration: {_shapes(original)} became {_shapes(copy)}"
         )
+    for old_layer, new_layer in zip(_layers_within(original), _layers_within(copy), strict=True):
+        if own_weights(old_layer):
+            store: dict[str, Any] = {}
+            old_layer.save_own_variables(store)
+            new_layer.load_own_variables(store)
     for old, new in pairs:
         new.assign(old)
 

@@ -47,7 +47,7 @@ class Run:
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
         """Record numbers at a step; infinities as NaN. A server that is gone does not raise."""
-        self._send(metrics, step, model_id=None)
+        self._send(metrics, step)
 
     def log_text(self, name: str, text: str) -> None:
         """Record a text file under this path, such as ``summary.txt``."""
@@ -68,11 +68,11 @@ class Run:
 
         self._send_written(name, write)
 
-    def _send(self, metrics: Mapping[str, float], step: int, model_id: str | None) -> None:
+    def _send(self, metrics: Mapping[str, float], step: int, **link: str | None) -> None:
         # Of several values at one step MLflow shows the newest, so no two may bear the same time.
         self._last_timestamp = max(time.time_ns() // 1_000_000, self._last_timestamp + 1)
         entities = [
-            Metric(names.clean_key(key), names.finite(value), self._last_timestamp, step, model_id=model_id)
+            Metric(names.clean_key(key), names.finite(value), self._last_timestamp, step, **link)
             for key, value in metrics.items()
         ]
         self._outbox.send_metrics(self.run_id, entities)
@@ -121,6 +121,7 @@ class PipelineRun(Run):
         """Record to a run that was started in MLflow; its stages get the parameters and the configuration."""
         super().__init__(client, outbox, experiment_id, run_id)
         self._name = name
+        self._dataset: dict[str, str] = {}
         self._parameters = parameters
         self._config_yaml = config_yaml
 
@@ -153,9 +154,13 @@ class PipelineRun(Run):
     def log_dataset(
         self, name: str, digest: str, context: str, details: Mapping[str, str] | None = None
     ) -> None:
-        """Record which data went in: a name, what identifies the content, what for (training, testing)."""
+        """Record which data went in: a name, what identifies the content, what for (training, testing).
+
+        The first is the data that scores belong to in MLflow's list of models: record it before the stages.
+        """
         source = json.dumps({"tags": dict(details or {})})
         dataset = Dataset(name, digest[: names.MAXIMUM_DIGEST], source_type="code", source=source)
+        self._dataset = self._dataset or {"dataset_name": dataset.name, "dataset_digest": dataset.digest}
         entry = DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
         self._outbox.attempt(lambda: self._client.log_inputs(self.run_id, [entry]))
 
@@ -216,12 +221,16 @@ class StageRun(Run):
 
     def log_test(self, scores: Scores) -> None:
         """Record test scores, here, among the stages of the pipeline, and at the recorded network."""
-        self._send(names.score_metrics("test", scores), self._last_step, model_id=self._model_id)
+        self.link_scores(names.score_metrics("test", scores))
         self._pipeline.log_test(self.label, scores)
 
     def link_scores(self, scores: Mapping[str, float]) -> None:
-        """Record metrics that MLflow's list of models shows for this network; call once, at the end."""
-        self._send(scores, self._last_step, model_id=self._model_id)
+        """Record metrics that MLflow's list of models shows for this network; call once, at the end.
+
+        It shows none that belongs to no data, so they are linked to what :meth:`PipelineRun.log_dataset`
+        recorded first.
+        """
+        self._send(scores, self._last_step, model_id=self._model_id, **self._pipeline._dataset)
 
     def log_model(self, model: keras.Model, sample_images: np.ndarray | None = None) -> str:
         """Record the network; returns the URI with which MLflow loads it.

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal, cast
 
 import keras
 
@@ -20,7 +21,7 @@ from bnadapt.normalization.policy import (
     without_weight_decay,
 )
 from bnadapt.normalization.statistics import reestimate
-from bnadapt.training.progress import Display
+from bnadapt.training.progress import Display, StageProgress
 
 SGD_MOMENTUM = 0.9
 
@@ -86,7 +87,7 @@ def train_stage(
     if how.epochs == 0:
         return Trained(0, (), 0, 0, ())
     before = fingerprint(network)
-    train_only(network, how.train, statistics=how.statistics)
+    train_only(network, how.train, statistics=cast(Literal["batch", "frozen"], how.statistics))
     declared = declared_to_move(network)
     trainable = trainable_parameters(network)
     keras.utils.set_random_seed(seed)
@@ -99,7 +100,7 @@ def train_stage(
         restore_best_weights=how.keep == "best",
     )
     with display.stage(name, how.epochs, steps_per_epoch) as progress:
-        recorder = _Recorder(name, progress.step, lambda epoch: (progress.epoch(epoch), on_epoch(epoch)))
+        recorder = _Recorder(name, progress, on_epoch)
         network.fit(
             splits.train.shuffled(batch_size, seed=seed, epochs=how.epochs),
             steps_per_epoch=steps_per_epoch,
@@ -111,7 +112,8 @@ def train_stage(
         )
     normalized = _layers_whose_statistics_move(declared)
     if normalized and how.reestimate:
-        reestimate(network, splits.train.batches(evaluation_batch_size), layers=normalized, samples=samples)
+        images = splits.train.mixed(evaluation_batch_size, seed=seed)
+        reestimate(network, images, layers=normalized, samples=samples)
     moved = assert_only_declared_moved(before, fingerprint(network), declared)
     kept = best.best_epoch + 1 if how.keep == "best" else len(recorder.history)
     steps = len(recorder.history) * steps_per_epoch
@@ -159,11 +161,11 @@ def _compile(network: keras.Model, how: StageSettings, *, steps: int, from_logit
 class _Recorder(keras.callbacks.Callback):
     """Turns Keras' logs into epochs, and stops with a message when the loss is no longer a number."""
 
-    def __init__(self, stage: str, on_step: Callable[[], None], on_epoch: Callable[[Epoch], object]) -> None:
+    def __init__(self, stage: str, progress: StageProgress, on_epoch: Callable[[Epoch], None]) -> None:
         super().__init__()
         self.history: list[Epoch] = []
         self._stage = stage
-        self._on_step = on_step
+        self._progress = progress
         self._on_epoch = on_epoch
         self._start = 0.0
 
@@ -171,7 +173,7 @@ class _Recorder(keras.callbacks.Callback):
         self._start = time.monotonic()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        self._on_step()
+        self._progress.step()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         logs = logs or {}
@@ -185,6 +187,7 @@ class _Recorder(keras.callbacks.Callback):
             seconds=time.monotonic() - self._start,
         )
         self.history.append(record)
+        self._progress.epoch(record)
         self._on_epoch(record)
         if not math.isfinite(record.loss):
             raise StageError(

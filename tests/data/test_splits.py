@@ -94,6 +94,15 @@ def test_an_epoch_holds_images_once_and_drops_what_fills_no_batch(make: Make) ->
 
 
 @BOTH
+def test_mixed_holds_every_image_once_in_an_order_of_the_seed(make: Make) -> None:
+    batches = numbers(make().mixed(5, seed=1))
+    assert [len(batch) for batch in batches] == [5, 5, 5, 5, 3]
+    assert sorted(flat(batches)) == list(range(SIZE))
+    assert flat(batches) != list(range(SIZE))
+    assert batches == numbers(make().mixed(5, seed=1)) != numbers(make().mixed(5, seed=2))
+
+
+@BOTH
 def test_a_batch_larger_than_the_split_is_the_split(make: Make) -> None:
     split = make()
     batches = numbers(split.shuffled(64, seed=0, epochs=2))

@@ -8,7 +8,9 @@ import tensorflow as tf
 from bnadapt.evaluation.scores import largest_change, predict, score_outputs
 
 LABELS = np.array([0, 0, 1, 1, 2])
-PROBABILITIES = np.array([[0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.1, 0.8, 0.1], [0.3, 0.6, 0.1], [0.1, 0.7, 0.2]])
+PROBABILITIES = np.array(
+    [[0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.1, 0.8, 0.1], [0.3, 0.6, 0.1], [0.1, 0.7, 0.2]]
+)
 
 
 def test_scores_are_those_of_the_definitions() -> None:

@@ -52,7 +52,8 @@ def test_the_best_stage_is_chosen_on_validation() -> None:
 
 
 @pytest.mark.parametrize(
-    ("losses", "best"), [((0.5, 0.5, 0.4), "adapt"), ((0.5, 0.49999, 0.6), "baseline"), ((0.5, 0.5, 0.5), "baseline")]
+    ("losses", "best"),
+    [((0.5, 0.5, 0.4), "adapt"), ((0.5, 0.49999, 0.6), "baseline"), ((0.5, 0.5, 0.5), "baseline")],
 )
 def test_of_stages_that_tie_the_lowest_loss_wins_and_of_equal_ones_the_earliest(
     losses: tuple[float, ...], best: str

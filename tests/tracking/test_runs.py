@@ -195,6 +195,7 @@ def test_a_network_is_loaded_again_with_its_scores_and_in_a_process_without_bnad
         "test_macro_f1": 0.9,
         "val_accuracy": 0.8,
     }
+    assert {each.dataset_name for each in logged.metrics} == {"target"}
     assert tracker.client.get_run(run.run_id).data.metrics["test/4_finetune"] == 0.9
 
     np.save(tmp_path / "images.npy", images)
