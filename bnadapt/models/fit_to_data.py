@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from bnadapt.errors import ModelError
+from bnadapt.surgery.graph import calls
 from bnadapt.surgery.head import replace_head
 
 
@@ -64,7 +65,7 @@ def fit_to_data(
     fits = isinstance(outputs, tuple) and len(outputs) == 2 and outputs[-1] == classes
     if fits and not always_new_head:
         return Fitted(network, None, ())
-    network, head = replace_head(network, classes)
+    network, head = replace_head(network, classes, append=not ends_as_classifier(network))
     reason = (
         "as model.head=new asks"
         if fits
@@ -86,6 +87,14 @@ def input_shape(network: keras.Model) -> tuple[int | None, int | None, int | Non
         )
     height, width, channels = shape[1:]
     return height, width, channels
+
+
+def ends_as_classifier(network: keras.Model) -> bool:
+    """Whether the outputs are scores of classes, probabilities or a linear dense layer's, and not features."""
+    last = calls(network)[-1].operation
+    if isinstance(last, keras.layers.Dense) and last.activation is keras.activations.linear:
+        return True
+    return len(network.output_shape) == 2 and returns_probabilities(network)
 
 
 def returns_probabilities(network: keras.Model) -> bool:

@@ -81,15 +81,13 @@ def weights_by_path(model: keras.Model) -> dict[str, Any]:
 def set_flags(model: keras.Model, layers: Mapping[int, bool], weights: Mapping[int, bool]) -> None:
     """Set ``trainable`` of layers and weights, both by id; changes the model.
 
-    A layer's flag is set even where it reads right already: TensorFlow's attribute tracking ignores an
-    assignment of the value that is there, and then the layers inside keep theirs. Parents come first,
-    because a layer's flag overwrites those inside it; weights come last.
+    Name every layer and every weight: the flag of a layer that reads right already does nothing for those
+    inside it, because TensorFlow's attribute tracking ignores an assignment of the value that is there.
+    Parents come first, because a flag that does change overwrites those inside it; weights come last.
     """
     for entry in sorted(layer_tree(model), key=lambda entry: entry.depth):
         if id(entry.layer) in layers:
-            wanted = layers[id(entry.layer)]
-            entry.layer.trainable = not wanted
-            entry.layer.trainable = wanted
+            entry.layer.trainable = layers[id(entry.layer)]
     for weight in model.weights:
         if id(weight) in weights:
             weight.trainable = weights[id(weight)]

@@ -215,7 +215,8 @@ class StageRun(Run):
             names.KEPT_EPOCH: result.kept_epoch,
         }
         scores = {} if result.validation is None else names.score_metrics("val", result.validation)
-        self.log_metrics({**scores, **totals}, step=self._last_step)
+        self.log_metrics(scores, step=self._last_step)
+        self.log_metrics(totals)  # at step 0 everywhere, so that MLflow draws bars
         if result.validation is not None:
             self._pipeline.log_metrics({names.accuracy_key("val", self.label): result.validation.accuracy})
 
@@ -230,7 +231,7 @@ class StageRun(Run):
         It shows none that belongs to no data, so they are linked to what :meth:`PipelineRun.log_dataset`
         recorded first.
         """
-        self._send(scores, self._last_step, model_id=self._model_id, **self._pipeline._dataset)
+        self._send(scores, 0, model_id=self._model_id, **self._pipeline._dataset)
 
     def log_model(self, model: keras.Model, sample_images: np.ndarray | None = None) -> str:
         """Record the network; returns the URI with which MLflow loads it.

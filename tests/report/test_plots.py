@@ -185,7 +185,7 @@ def test_names_in_any_script_are_drawn_or_replaced() -> None:
     shown = list(bars(figure))
     assert shown[:2] == ["$x$ [y]", "наука"]
     assert shown[2] in ("class 2", "\U0001f9ea")
-    assert shown[3] == "a very long na...etimes have them"
+    assert shown[3] == "a very long na...imes have them"
 
 
 def test_short_names_stay() -> None:

@@ -76,6 +76,13 @@ def test_reshapes_behind_a_convolution_follow_its_size():
     assert kept(result, path) == kept(model, path)
 
 
+def test_reshapes_further_behind_follow_too():
+    i = keras.Input((1, 1, 4))
+    x = layers.ReLU()(layers.Conv2D(6, 1, name="classes")(i))
+    result, _ = replace_head(keras.Model(i, layers.Softmax()(layers.Reshape((6,))(x))), 3)
+    assert result.output_shape == (None, 3)
+
+
 @pytest.mark.parametrize("shape", [(8, 2), (8, 8, 2), (4, 4, 4, 2)])
 def test_a_feature_map_gets_pooling_and_a_dense_layer(shape):
     convolution = {2: layers.Conv1D, 3: layers.Conv2D, 4: layers.Conv3D}[len(shape)]

@@ -179,6 +179,12 @@ def test_normalization_of_an_axis_is_that_of_the_channels():
     assert axes == {"plain_inserted_bn": -1, "middle_inserted_bn": 1, "dots_inserted_bn": -1}
 
 
+def test_statistics_of_half_precision_networks_are_float32():
+    each = ZOO["half_precision"]()
+    (bn,) = batch_norms(insert_batch_norm(each.model, find_sites(each.model)))
+    assert (bn.operation.compute_dtype, bn.operation.moving_variance.dtype) == ("float16", "float32")
+
+
 def test_no_sites_give_a_faithful_copy():
     each = ZOO["nested_twice"]()
     result = insert_batch_norm(each.model, Sites())

@@ -173,6 +173,33 @@ def test_a_changed_copy_leaves_the_original_alone():
     assert fingerprint(each.model) == before
 
 
+def test_operations_on_a_layers_variable_use_the_copys_variable():
+    each = ZOO["tied_operation"]()
+    copy = rebuild(each.model)
+    copy.get_layer("embed").embeddings.assign_add(keras.ops.ones((7, 4)))
+    changed = outputs(copy, each.inputs)  # before the original follows
+    each.model.get_layer("embed").embeddings.assign_add(keras.ops.ones((7, 4)))
+    assert same(changed, outputs(each.model, each.inputs))
+
+
+def test_operations_on_a_variable_of_no_layer_are_refused():
+    i = keras.Input((3,))
+    free = keras.Variable(np.ones((3, 2), "float32"), name="free")
+    model = keras.Model(i, keras.ops.matmul(i, free))
+    with pytest.raises(SurgeryError, match="uses the variable 'free' directly, and no layer before it owns"):
+        rebuild(model)
+
+
+@pytest.mark.parametrize(("outer", "inner"), [((4,), (4, 1)), ((4, 1), (4,))])
+def test_replay_adjusts_ranks_at_the_border_of_a_model_as_keras_does(outer, inner):
+    j = keras.Input(inner)
+    i = keras.Input(outer)
+    model = keras.Model(i, keras.Model(j, keras.ops.cumsum(j, axis=1), name="inner")(i))
+    data = pixels(*outer)
+    result = replay(model, keras.ops.convert_to_tensor(data), lambda c, *a, **k: c.operation(*a, **k))
+    assert same([keras.ops.convert_to_numpy(result)], outputs(model, data))
+
+
 def test_layers_of_the_copy_belong_to_its_own_graph():
     each = ZOO["residual"]()
     copy = rebuild(each.model)

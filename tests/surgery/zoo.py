@@ -201,6 +201,8 @@ def mixed_precision():
     try:
         i = keras.Input((8, 8, 2))
         x = layers.Conv2D(4, 3, activation="relu", name="conv")(i)
+        j = keras.Input((6, 6, 4))  # of float32: the border of the inner model casts
+        x = keras.Model(j, ops.sin(j) * 1.01, name="inner")(x)
         x = layers.Dense(5, activation="gelu", name="hidden")(layers.Flatten()(x))
         model = keras.Model(i, layers.Dense(3, dtype="float32", name="out")(x))
     finally:
@@ -245,8 +247,10 @@ def gates():
     d = layers.Reshape((1, 1, 4))(layers.Dense(4, activation="hard_sigmoid", name="excite_dense")(d))
     y = layers.Conv2D(4, 1, name="swished")(x * d)
     y = y * ops.sigmoid(y)
-    x = layers.Dense(3, name="out")(layers.GlobalAveragePooling2D()(y))
-    return keras.Model(i, x), pixels(8, 8, 4), ["conv", "swished"]
+    z = layers.Conv2D(4, 1, name="pooled")(layers.GlobalAveragePooling2D(keepdims=True)(y))
+    z = z * ops.sigmoid(z)
+    x = layers.Dense(3, name="out")(layers.Flatten()(z))
+    return keras.Model(i, x), pixels(8, 8, 4), ["conv", "swished", "pooled"]
 
 
 @specimen

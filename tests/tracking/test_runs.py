@@ -93,6 +93,18 @@ def test_epochs_are_steps_and_the_result_is_the_newest_value(tracker: Tracker) -
     assert math.isnan(min(recorded, key=lambda each: each.timestamp).value)
 
 
+def test_the_newest_value_is_clear_even_within_one_tick_of_the_clock(
+    tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.time_ns", lambda: 1_800_000_000_000_000_000)
+    with tracker.pipeline("fast") as run, run.stage("adapt", order=3) as stage:
+        stage.log_epoch(1, {"val_accuracy": 0.9})
+        stage.log_result(StageResult("adapt", trainable=1, steps=1, seconds=1, validation=scores(0.2)))
+    assert tracker.client.get_run(stage.run_id).data.metrics["val_accuracy"] == 0.2
+    history = tracker.client.get_metric_history(stage.run_id, "val_accuracy")
+    assert len({each.timestamp for each in history}) == 2
+
+
 def test_more_metrics_and_parameters_than_one_call_takes(tracker: Tracker) -> None:
     many = {f"recall/{number}": number / 2000 for number in range(1500)}
     with tracker.pipeline("many", parameters={f"p{number}": number for number in range(150)}) as run:
@@ -173,13 +185,13 @@ def test_a_network_is_loaded_again_with_its_scores_and_in_a_process_without_bnad
     model = network()
     images = np.random.default_rng(0).uniform(0, 255, (3, 4, 4, 1)).astype(np.float32)
     expected = model.predict(images, verbose=0)
-    with (
-        tracker.pipeline("data/x: network", parameters={"seed": 0}) as run,
-        run.stage("finetune", order=4) as stage,
-    ):
-        uri = stage.log_model(model, images)
-        stage.log_test(scores(0.9))
-        stage.link_scores({"val_accuracy": 0.8})
+    with tracker.pipeline("data/x: network", parameters={"seed": 0}) as run:
+        run.log_dataset("target", "f00", "testing")
+        run.log_dataset("source", "ba5", "training")
+        with run.stage("finetune", order=4) as stage:
+            uri = stage.log_model(model, images)
+            stage.log_test(scores(0.9))
+            stage.link_scores({"val_accuracy": 0.8})
 
     np.testing.assert_array_equal(load_model(tracker, uri).predict(images, verbose=0), expected)
     logged = tracker.client.get_logged_model(uri.removeprefix("models:/"))

@@ -1,0 +1,122 @@
+"""Networks of a user's own: what is replaced, what is kept, and what is refused with which words."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from bnadapt.errors import ModelError
+from bnadapt.models.fit_to_data import fit_to_data, input_shape, load_file, returns_probabilities
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 1)).astype("float32")
+
+
+def network(*last: keras.Layer) -> keras.Model:
+    return keras.Sequential(
+        [keras.Input((8, 8, 1)), keras.layers.Conv2D(4, 3, activation="relu", name="conv"), *last]
+    )
+
+
+def classifier(classes: int, activation: str | None = "softmax") -> keras.Model:
+    return network(keras.layers.Flatten(), keras.layers.Dense(classes, activation=activation, name="scores"))
+
+
+def test_a_head_that_fits_is_kept() -> None:
+    given = classifier(3)
+    fitted = fit_to_data(given, (8, 8, 1), 3)
+    assert fitted.network is given
+    assert (fitted.new_head, fitted.notes) == (None, ())
+
+
+def test_unless_a_new_one_is_asked_for() -> None:
+    fitted = fit_to_data(classifier(3), (8, 8, 1), 3, always_new_head=True)
+    assert fitted.new_head == "scores"
+    assert fitted.notes == ("new head 'scores' with 3 classes (as model.head=new asks)",)
+
+
+@pytest.mark.parametrize("activation", ["softmax", None])
+def test_another_number_of_classes_gets_a_new_head_of_the_same_kind(activation: str | None) -> None:
+    given = classifier(3, activation)
+    fitted = fit_to_data(given, (8, 8, 1), 5)
+    assert fitted.network.output_shape == (None, 5)
+    assert returns_probabilities(fitted.network) == (activation == "softmax")
+    assert fitted.notes == (
+        "new head 'scores' with 5 classes (the network's output is (None, 3), the data has 5 classes)",
+    )
+    np.testing.assert_array_equal(fitted.network.get_layer("conv").kernel, given.get_layer("conv").kernel)
+    assert given.output_shape == (None, 3)
+
+
+def test_a_feature_map_gets_pooling_and_a_head() -> None:
+    fitted = fit_to_data(network(), (8, 8, 1), 5)
+    assert fitted.network.output_shape == (None, 5)
+    assert returns_probabilities(fitted.network)
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        [keras.layers.GlobalAveragePooling2D()],
+        [keras.layers.Flatten(), keras.layers.Dense(7, activation="relu", name="features")],
+        [keras.layers.Conv2D(7, 1, name="features"), keras.layers.GlobalMaxPooling2D()],
+    ],
+)
+def test_features_are_kept_and_get_a_head_behind_them(last: list[keras.Layer]) -> None:
+    given = network(*last)
+    fitted = fit_to_data(given, (8, 8, 1), 5)
+    assert fitted.new_head == "head"
+    features = keras.Model(fitted.network.inputs, fitted.network.get_layer("head").input)
+    np.testing.assert_array_equal(features.predict(IMAGES, verbose=0), given.predict(IMAGES, verbose=0))
+
+
+def test_logits_and_probabilities_are_told_apart() -> None:
+    assert returns_probabilities(classifier(3))
+    assert not returns_probabilities(classifier(3, None))
+    assert returns_probabilities(
+        network(keras.layers.Flatten(), keras.layers.Dense(3), keras.layers.Softmax())
+    )
+    assert not returns_probabilities(classifier(3, "sigmoid"))
+
+
+def test_what_a_network_takes_is_read_off_it() -> None:
+    assert input_shape(classifier(3)) == (8, 8, 1)
+    free = keras.Sequential([keras.Input((None, None, 3)), keras.layers.Conv2D(2, 3)])
+    assert input_shape(free) == (None, None, 3)
+
+
+def test_an_input_that_is_no_batch_of_images_is_refused() -> None:
+    vectors = keras.Sequential([keras.Input((64,)), keras.layers.Dense(3)])
+    with pytest.raises(ModelError, match=r"input is \(None, 64\); it must be one batch of images"):
+        input_shape(vectors)
+    left, right = keras.Input((8, 8, 1)), keras.Input((8, 8, 1))
+    with pytest.raises(ModelError, match="it must be one batch of images"):
+        input_shape(keras.Model([left, right], keras.layers.Add()([left, right])))
+
+
+def test_images_of_another_shape_are_refused() -> None:
+    with pytest.raises(ModelError, match=r"takes images of shape \(8, 8, 1\), the data gives \(9, 8, 1\)"):
+        fit_to_data(classifier(3), (9, 8, 1), 3)
+
+
+def test_a_file_is_loaded(tmp_path: Path) -> None:
+    given = classifier(3)
+    given.save(tmp_path / "network.keras")
+    np.testing.assert_array_equal(load_file(tmp_path / "network.keras")(IMAGES), given(IMAGES))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 but no archive", b"\x89HDF"])
+def test_a_file_that_is_no_network_is_refused(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "network.keras"
+    path.write_bytes(content)
+    with pytest.raises(
+        ModelError, match="network.keras cannot be loaded: .*It must be a .keras file of Keras 3"
+    ):
+        load_file(path)
+
+
+def test_a_file_with_code_in_it_is_not_run(tmp_path: Path) -> None:
+    given = network(keras.layers.Lambda(lambda x: x * 2))
+    given.save(tmp_path / "network.keras")
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_file(tmp_path / "network.keras")

@@ -1,0 +1,328 @@
+"""The whole procedure through the real command, on the embedded digits: what a user gets, and what is recorded."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import mlflow
+import numpy as np
+import pytest
+import yaml
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+QUICK = ["baseline.epochs=2", "schedule.adapt.epochs=1", "schedule.finetune.epochs=1", "model.widths=[32,16]"]
+
+
+@dataclass(frozen=True)
+class Finished:
+    directory: Path
+    output: str
+    errors: str
+    code: int
+
+    @property
+    def run_id(self) -> str:
+        found = re.search(r"^run: (\w+)$", self.output, re.MULTILINE)
+        assert found, self.output + self.errors
+        return found[1]
+
+    @property
+    def client(self) -> MlflowClient:
+        return MlflowClient(f"sqlite:///{self.directory}/mlflow.db")
+
+    @property
+    def parent(self) -> Run:
+        return self.client.get_run(self.run_id)
+
+    def children(self, parent: str | None = None) -> dict[str, Run]:
+        found = self.client.search_runs(
+            ["1"], f"tags.`mlflow.parentRunId` = '{parent or self.run_id}'", order_by=["start_time ASC"]
+        )
+        return {run.data.tags["stage"]: run for run in found}
+
+
+def bnadapt(*arguments: str, cwd: Path) -> Finished:
+    result = subprocess.run(
+        [sys.executable, "-m", "bnadapt", *arguments],
+        cwd=cwd,
+        env={**os.environ, "XDG_CACHE_HOME": str(cwd / "cache"), "COLUMNS": "100"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return Finished(cwd, result.stdout, result.stderr, result.returncode)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """One whole run that the tests below look at."""
+    return bnadapt(*QUICK, cwd=tmp_path_factory.mktemp("whole"))
+
+
+@pytest.fixture(scope="module")
+def unfinished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """A run of the first two stages."""
+    return bnadapt(*QUICK, "stages=[baseline,insert]", cwd=tmp_path_factory.mktemp("stages"))
+
+
+@pytest.fixture
+def artifacts(finished: Finished, tmp_path: Path) -> Iterator[Path]:
+    mlflow.set_tracking_uri(f"sqlite:///{finished.directory}/mlflow.db")
+    yield Path(mlflow.artifacts.download_artifacts(run_id=finished.run_id, dst_path=str(tmp_path)))
+    mlflow.set_tracking_uri(None)
+
+
+def test_it_succeeds_and_says_nothing_on_the_error_stream(finished: Finished) -> None:
+    assert finished.code == 0, finished.errors
+    assert finished.errors == ""
+
+
+def test_the_account_reads_in_order(finished: Finished) -> None:
+    expected = [
+        r"^digits$",
+        r"1,167 train, 130 validation, 500 test images of 8x8x1, 10 classes",
+        r"validation: 130 of the 1297 images of train",
+        r"Batch normalization goes into 2 layers",
+        r"^dense1 +Dense +32 +before the activation",
+        r"^head +the head",
+        r"^baseline +2 +0.001 +all +2,7\d\d",
+        r"^adapt +1 +0.001 +batch_norm +96 +batch, then re-estimated",
+        r"^baseline: epoch 2/2 .* val_accuracy",
+        r"^insert: 2 batch normalization layers; largest change of any output",
+        r"^adapt: epoch 1/1",
+        r"^finetune: epoch 1/1",
+        r"^control: epoch 2/2",
+        r"^kept: \w+ in .*best.keras",
+        r"^baseline .* 36 ",
+        r"Best stage by validation: ",
+        r"Against the baseline trained further without BN: .* points \(95 % interval ",
+        r"^run: \w{32}$",
+        r"^look at the runs: bnadapt ui$",
+        r"workflowType=machine_learning&compareRunsMode=CHART",
+    ]
+    position = 0
+    for pattern in expected:
+        found = re.compile(pattern, re.MULTILINE).search(finished.output, position)
+        assert found, f"{pattern} is not after:\n{finished.output[:position]}"
+        position = found.end()
+
+
+def test_no_test_score_is_shown_before_evaluate(finished: Finished) -> None:
+    assert "test_" not in finished.output
+
+
+def test_insertion_changes_no_output(finished: Finished) -> None:
+    metrics = finished.children()["2_insert"].data.metrics
+    assert metrics["largest_output_change"] < 1e-5
+    assert metrics["largest_output_change_relative"] < 1e-5
+
+
+def test_there_is_a_run_for_the_pipeline_and_one_for_each_stage(finished: Finished) -> None:
+    assert finished.parent.info.status == "FINISHED"
+    children = finished.children()
+    assert list(children) == ["1_baseline", "2_insert", "3_adapt", "4_finetune", "5_control", "6_evaluate"]
+    assert {run.info.status for run in children.values()} == {"FINISHED"}
+
+
+def test_every_training_stage_logs_the_same_keys_at_every_epoch(finished: Finished) -> None:
+    keys = {"accuracy", "loss", "val_accuracy", "val_loss", "learning_rate"}
+    epochs = {"1_baseline": 2, "3_adapt": 1, "4_finetune": 1, "5_control": 2}
+    for label, count in epochs.items():
+        run = finished.children()[label]
+        assert keys <= set(run.data.metrics), label
+        steps = {each.step for each in finished.client.get_metric_history(run.info.run_id, "loss")}
+        assert steps == set(range(1, count + 1)), label
+
+
+def test_the_pipelines_run_holds_what_compares_it(finished: Finished) -> None:
+    data = finished.parent.data
+    stages = ["1_baseline", "2_insert", "3_adapt", "4_finetune", "5_control"]
+    assert {f"{split}_accuracy_by_stage/{stage}" for split in ("val", "test") for stage in stages} <= set(
+        data.metrics
+    )
+    assert {"test_accuracy", "test_loss", "test_macro_f1", "val_accuracy"} <= set(data.metrics)
+    expected = {
+        "data": "digits",
+        "baseline_data": "digits",
+        "model": "mlp 32-16",
+        "placement": "before_activation",
+    }
+    assert expected.items() <= data.params.items()
+    assert data.tags["best_stage"].partition("_")[2] in ("baseline", "insert", "adapt", "finetune")
+    assert "bnadapt baseline.epochs=2" in data.tags["mlflow.note.content"]
+
+
+def test_the_pipelines_files_are_complete(artifacts: Path) -> None:
+    files = {path.relative_to(artifacts).as_posix() for path in artifacts.rglob("*") if path.is_file()}
+    plots = {"validation_accuracy", "loss", "accuracy_by_stage", "recall_change"}
+    assert {"config.yaml", "stages.csv", "stages.md", "verdict.txt"} | {
+        f"plots/{name}.png" for name in plots
+    } <= files
+    settings = yaml.safe_load((artifacts / "config.yaml").read_text())
+    assert settings["schedule"]["adapt"]["epochs"] == 1
+    assert (artifacts / "stages.csv").read_text().count("\n") == 6
+
+
+def test_every_stages_network_loads_from_mlflow_and_predicts_as_scored(finished: Finished) -> None:
+    mlflow.set_tracking_uri(f"sqlite:///{finished.directory}/mlflow.db")
+    try:
+        for label, run in finished.children().items():
+            if label == "6_evaluate":
+                continue
+            network = mlflow.keras.load_model(f"models:/{run.outputs.model_outputs[0].model_id}")
+            has_batch_norm = any(isinstance(each, keras.layers.BatchNormalization) for each in network.layers)
+            assert has_batch_norm == (label in ("2_insert", "3_adapt", "4_finetune")), label
+            assert np.asarray(network(np.zeros((2, 8, 8, 1), "float32"))).shape == (2, 10)
+    finally:
+        mlflow.set_tracking_uri(None)
+
+
+def test_the_kept_network_is_the_best_stages(finished: Finished) -> None:
+    (directory,) = finished.directory.glob("outputs/*/*")
+    best = finished.parent.data.tags["best_stage"]
+    kept = keras.saving.load_model(directory / "best.keras")
+    stage = keras.saving.load_model(directory / "models" / f"{best}.keras")
+    for first, second in zip(kept.get_weights(), stage.get_weights(), strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+def test_the_adapted_network_differs_from_the_inserted_one_in_batch_normalization_alone(
+    finished: Finished,
+) -> None:
+    (directory,) = finished.directory.glob("outputs/*/*")
+    before = keras.saving.load_model(directory / "models" / "2_insert.keras")
+    after = keras.saving.load_model(directory / "models" / "3_adapt.keras")
+    for first, second in zip(before.layers, after.layers, strict=True):
+        same = all(
+            np.array_equal(a, b) for a, b in zip(first.get_weights(), second.get_weights(), strict=True)
+        )
+        assert same != isinstance(first, keras.layers.BatchNormalization), first.name
+
+
+def test_the_same_command_gives_the_same_weights(finished: Finished, tmp_path: Path) -> None:
+    again = bnadapt(*QUICK, "stages=[baseline,insert,adapt]", cwd=tmp_path)
+    first, second = (
+        keras.saving.load_model(next(each.directory.glob("outputs/*/*/models/3_adapt.keras")))
+        for each in (finished, again)
+    )
+    for one, other in zip(first.get_weights(), second.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_single_stages_say_how_to_go_on(unfinished: Finished) -> None:
+    assert unfinished.code == 0
+    assert list(unfinished.children()) == ["1_baseline", "2_insert"]
+    assert (
+        f"go on: bnadapt 'stages=[adapt,finetune,evaluate]' from_run={unfinished.run_id}" in unfinished.output
+    )
+
+
+def test_stages_go_on_from_an_earlier_run_and_end_as_in_one(unfinished: Finished, finished: Finished) -> None:
+    rest = bnadapt(
+        *QUICK, "stages=[adapt,finetune,evaluate]", f"from_run={unfinished.run_id}", cwd=unfinished.directory
+    )
+    assert rest.code == 0, rest.errors
+    assert list(rest.children()) == ["3_adapt", "4_finetune", "5_control", "6_evaluate"]
+    assert rest.parent.data.tags["from_run"] == unfinished.run_id
+    key = "test_accuracy_by_stage/4_finetune"
+    assert rest.parent.data.metrics[key] == finished.parent.data.metrics[key]
+    for stage in ("baseline", "insert", "adapt", "finetune", "control"):
+        assert re.search(rf"^{stage} .* %", rest.output, re.MULTILINE), stage
+
+
+@pytest.mark.parametrize(
+    ("stages", "from_run", "message"),
+    [
+        ("[insert]", None, "stage insert needs stage baseline, and no earlier run is named (from_run=RUN_ID). This makes it: "
+         "bnadapt 'stages=[baseline,insert]'"),
+        ("[finetune]", "known", "stage finetune needs stage adapt, and run {id} has baseline, insert. This makes it: "
+         "bnadapt 'stages=[adapt,finetune]' from_run={id}"),
+        ("[adapt]", "unknown", "from_run=unknown: no such run"),
+    ],
+)  # fmt: skip
+def test_what_a_stage_needs_and_does_not_have_is_named_with_the_command_that_makes_it(
+    stages: str, from_run: str | None, message: str, unfinished: Finished
+) -> None:
+    known = unfinished.run_id
+    arguments = [f"from_run={known if from_run == 'known' else from_run}"] if from_run else []
+    result = bnadapt(*QUICK, f"stages={stages}", *arguments, cwd=unfinished.directory)
+    assert message.format(id=known) in result.errors
+    assert result.code == 1
+
+
+def test_a_failed_stage_is_marked_and_what_was_before_it_stays(tmp_path: Path) -> None:
+    result = bnadapt(*QUICK, "schedule.adapt.train=['conv.*']", "stages=[baseline,insert]", cwd=tmp_path)
+    assert result.code == 0
+    # The rate overflows only when the stage runs.
+    result = bnadapt(
+        *QUICK, "schedule.finetune.learning_rate=1e38", "schedule.finetune.optimizer=sgd", cwd=tmp_path
+    )
+    assert result.code == 1
+    assert "stage finetune: the loss is " in result.errors
+    assert "Traceback" not in result.errors
+    parents = [
+        run
+        for run in result.client.search_runs(["1"])
+        if run.info.status == "FAILED" and "stage" not in run.data.tags
+    ]
+    assert len(parents) == 1
+    statuses = {label: run.info.status for label, run in result.children(parents[0].info.run_id).items()}
+    assert statuses == {
+        "1_baseline": "FINISHED",
+        "2_insert": "FINISHED",
+        "3_adapt": "FINISHED",
+        "4_finetune": "FAILED",
+    }
+
+
+def test_what_cannot_work_fails_before_anything_trains(tmp_path: Path) -> None:
+    result = bnadapt(*QUICK, "schedule.adapt.train=['conv.*']", cwd=tmp_path)
+    assert result.code == 1
+    assert "'conv.*' selects no layer with weights; there are: dense1," in result.errors
+    assert "epoch" not in result.output
+
+
+def test_from_scratch_the_control_is_the_same_network_without_batch_normalization(tmp_path: Path) -> None:
+    result = bnadapt(
+        "experiment=mlp_with_and_without_bn", "data=digits", "schedule.scratch.epochs=2", cwd=tmp_path
+    )
+    assert result.code == 0, result.errors
+    children = result.children()
+    assert list(children) == ["1_baseline", "2_insert", "3_scratch", "4_control", "5_evaluate"]
+    assert children["1_baseline"].data.metrics["steps"] == 0
+    assert children["3_scratch"].data.metrics["steps"] == children["4_control"].data.metrics["steps"] == 36
+
+
+@pytest.mark.parametrize(
+    "arguments", [["placement=none"], ["placement=after_activation", "schedule=gradual"]]
+)
+def test_other_placements_and_schedules_run(arguments: list[str], tmp_path: Path) -> None:
+    short = {
+        "placement=none": ["schedule.adapt.epochs=1", "schedule.finetune.epochs=1"],
+        "placement=after_activation": [
+            f"schedule.{stage}.epochs=1" for stage in ("adapt", "upper_third", "upper_two_thirds", "finetune")
+        ],
+    }[arguments[0]]
+    result = bnadapt(*arguments, *short, "model=cnn", "model.filters=[4]", "baseline.epochs=1", cwd=tmp_path)
+    assert result.code == 0, result.errors
+    if arguments[0] == "placement=none":
+        assert "adapt: nothing to train, the network has no batch normalization" in result.output
+
+
+def test_a_sweep_makes_a_run_for_every_job_under_one_experiment(tmp_path: Path) -> None:
+    sweep = ["-m", "seed=0,1", "placement=before_activation,after_activation"]
+    result = bnadapt(*sweep, *QUICK, "evaluation.control=false", cwd=tmp_path)
+    assert result.code == 0, result.errors
+    runs = [run for run in result.client.search_runs(["1"]) if "stage" not in run.data.tags]
+    assert sorted((run.data.params["seed"], run.data.params["placement"]) for run in runs) == [
+        ("0", "after_activation"),
+        ("0", "before_activation"),
+        ("1", "after_activation"),
+        ("1", "before_activation"),
+    ]
