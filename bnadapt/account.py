@@ -5,7 +5,7 @@ import shlex
 
 from rich.console import Console
 
-from bnadapt.config import BASELINE, EVALUATE, Settings, chosen_stages
+from bnadapt.config import BASELINE, EVALUATE, Settings, TrackingSettings, chosen_stages
 from bnadapt.evaluation.results import Verdict
 from bnadapt.ledger import Ledger
 from bnadapt.report.comparisons import accuracy_by_stage, recall_change
@@ -15,7 +15,7 @@ from bnadapt.report.tables import results_markdown, results_rows, results_table,
 from bnadapt.start import Start
 from bnadapt.tracking.runs import PipelineRun
 from bnadapt.tracking.store import Tracker
-from bnadapt.tracking.ui import ui_url
+from bnadapt.tracking.ui import ui_command, ui_url
 
 
 def print_plan(console: Console, settings: Settings, start: Start) -> None:
@@ -31,14 +31,22 @@ def print_plan(console: Console, settings: Settings, start: Start) -> None:
         f"  network: {start.parameters['model']}; stages: {', '.join(chosen_stages(settings))}",
         *(f"  {note}" for note in start.notes),
     ]
-    console.print("\n".join(lines), highlight=False, soft_wrap=True)
+    console.print("\n".join(lines), soft_wrap=True)
     console.print()
     console.print(plan(start.sites, start.sites.passed_over, start.stages))
     console.print()
 
 
+def record_data(run: PipelineRun, start: Start) -> None:
+    """Name the data in the pipeline's run; before the stages, whose scores MLflow links to the first one named."""
+    classes = {"classes": str(len(start.splits.classes))}
+    run.log_dataset(start.splits.name, start.splits.digest, "adaptation", classes)
+    if start.transfers:
+        run.log_dataset(start.source_splits.name, start.source_splits.digest, "baseline")
+
+
 def record(run: PipelineRun, start: Start, ledger: Ledger, verdict: Verdict | None) -> None:
-    """Put the table of stages, the plots and the data's identity into the pipeline's run."""
+    """Put the table of stages and the plots into the pipeline's run."""
     results, best = ledger.results, verdict.best if verdict else None
     run.log_table(results_rows(results, best), "stages.csv")
     run.log_text("stages.md", results_markdown(results, best))
@@ -52,11 +60,6 @@ def record(run: PipelineRun, start: Start, ledger: Ledger, verdict: Verdict | No
         if before is not None and after is not None:
             figure = recall_change(before, after, start.splits.classes, after_name=verdict.best)
             run.log_figure(figure, "plots/recall_change.png")
-    run.log_dataset(
-        start.splits.name, start.splits.digest, "adaptation", {"classes": str(len(start.splits.classes))}
-    )
-    if start.transfers:
-        run.log_dataset(start.source_splits.name, start.source_splits.digest, "baseline")
 
 
 def print_outcome(
@@ -71,19 +74,19 @@ def print_outcome(
         console.print(verdict_text(verdict))
     elif EVALUATE not in chosen_stages(settings):
         rest = ",".join([*ledger.remaining, EVALUATE])
-        console.print(
-            f"go on: {program} 'stages=[{rest}]' from_run={ledger.run.run_id}",
-            soft_wrap=True,
-            highlight=False,
-        )
-    store = (
-        ""
-        if settings.tracking.uri == type(settings.tracking)().uri
-        else f"tracking.uri={settings.tracking.uri}"
-    )
-    lines = [
-        f"run: {ledger.run.run_id}",
-        f"look at the runs: {' '.join(filter(None, [program, 'ui', shlex.quote(store) if store else '']))}",
-        f"  then open {ui_url(tracker.uri, tracker.experiment_id)}",
+        console.print(f"go on: {program} 'stages=[{rest}]' from_run={ledger.run.run_id}", soft_wrap=True)
+    console.print(f"run: {ledger.run.run_id}")
+    console.print(f"look at the runs: {_ui_command(program, settings, tracker)}", soft_wrap=True)
+
+
+def _ui_command(program: str, settings: Settings, tracker: Tracker) -> str:
+    """The command that opens MLflow's pages, or their address where they are served already."""
+    if ui_command(tracker.uri) is None:
+        return ui_url(tracker.uri, tracker.experiment_id)
+    default = TrackingSettings()
+    changed = [
+        f"tracking.{key}={getattr(settings.tracking, key)}"
+        for key in ("uri", "experiment")
+        if getattr(settings.tracking, key) != getattr(default, key)
     ]
-    console.print("\n".join(lines), soft_wrap=True, highlight=False)
+    return shlex.join([program, "ui", *changed])

@@ -129,12 +129,13 @@ def _open_ui(overrides: list[str]) -> NoReturn:
             "where the runs were made, or name the store: bnadapt ui tracking.uri=sqlite:///DIRECTORY/mlflow.db"
         )
     prepare_environment(tracking.telemetry)
+    start_tensorflow()
     from bnadapt.tracking.store import Tracker
-    from bnadapt.tracking.ui import ui_command, ui_url
+    from bnadapt.tracking.ui import free_port, ui_command, ui_url
 
-    tracker = Tracker(tracking, Path.cwd())
-    command = ui_command(tracker.uri, telemetry=tracking.telemetry)
-    print(f"open {ui_url(tracker.uri, tracker.experiment_id)}", flush=True)
+    tracker, port = Tracker(tracking, Path.cwd()), free_port()
+    command = ui_command(tracker.uri, port=port, telemetry=tracking.telemetry)
+    print(f"open {ui_url(tracker.uri, tracker.experiment_id, port=port)}", flush=True)
     if command is None:
         sys.exit(0)
     os.execvp(command[0], command)

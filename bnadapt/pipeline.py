@@ -54,7 +54,7 @@ def run_pipeline(
     Raises:
         BnadaptError: something that the user can mend; the stages that had ended are recorded.
     """
-    console = Console()
+    console = Console(markup=False, highlight=False)  # names and paths may hold brackets
     tracker = Tracker(settings.tracking, Path.cwd())
     start = prepare(settings, tracker)
     account.print_plan(console, settings, start)
@@ -66,6 +66,7 @@ def run_pipeline(
         config_yaml=yaml.safe_dump(asdict(settings), sort_keys=False, allow_unicode=True),
         command=command,
     ) as run:
+        account.record_data(run, start)
         ledger = Ledger(settings, start, tracker, run, run_directory)
         work = _Work(settings, start.splits, ledger, Display(console, settings.progress), start.from_logits)
         network = start.network
@@ -221,7 +222,7 @@ class _Work:
         return split.batches(self.settings.evaluation.batch_size)
 
     def say(self, text: str) -> None:
-        self.display.console.print(text, highlight=False, soft_wrap=True)
+        self.display.console.print(text, soft_wrap=True)
 
 
 def _seed(seed: int, name: str) -> int:

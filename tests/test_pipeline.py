@@ -1,11 +1,7 @@
 """The whole procedure through the real command, on the embedded digits: what a user gets, and what is recorded."""
 
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import keras
@@ -13,50 +9,8 @@ import mlflow
 import numpy as np
 import pytest
 import yaml
-from mlflow import MlflowClient
-from mlflow.entities import Run
 
-QUICK = ["baseline.epochs=2", "schedule.adapt.epochs=1", "schedule.finetune.epochs=1", "model.widths=[32,16]"]
-
-
-@dataclass(frozen=True)
-class Finished:
-    directory: Path
-    output: str
-    errors: str
-    code: int
-
-    @property
-    def run_id(self) -> str:
-        found = re.search(r"^run: (\w+)$", self.output, re.MULTILINE)
-        assert found, self.output + self.errors
-        return found[1]
-
-    @property
-    def client(self) -> MlflowClient:
-        return MlflowClient(f"sqlite:///{self.directory}/mlflow.db")
-
-    @property
-    def parent(self) -> Run:
-        return self.client.get_run(self.run_id)
-
-    def children(self, parent: str | None = None) -> dict[str, Run]:
-        found = self.client.search_runs(
-            ["1"], f"tags.`mlflow.parentRunId` = '{parent or self.run_id}'", order_by=["start_time ASC"]
-        )
-        return {run.data.tags["stage"]: run for run in found}
-
-
-def bnadapt(*arguments: str, cwd: Path) -> Finished:
-    result = subprocess.run(
-        [sys.executable, "-m", "bnadapt", *arguments],
-        cwd=cwd,
-        env={**os.environ, "XDG_CACHE_HOME": str(cwd / "cache"), "COLUMNS": "100"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return Finished(cwd, result.stdout, result.stderr, result.returncode)
+from tests.command import QUICK, Finished, bnadapt
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +58,6 @@ def test_the_account_reads_in_order(finished: Finished) -> None:
         r"Against the baseline trained further without BN: .* points \(95 % interval ",
         r"^run: \w{32}$",
         r"^look at the runs: bnadapt ui$",
-        r"workflowType=machine_learning&compareRunsMode=CHART",
     ]
     position = 0
     for pattern in expected:
@@ -143,9 +96,7 @@ def test_every_training_stage_logs_the_same_keys_at_every_epoch(finished: Finish
 def test_the_pipelines_run_holds_what_compares_it(finished: Finished) -> None:
     data = finished.parent.data
     stages = ["1_baseline", "2_insert", "3_adapt", "4_finetune", "5_control"]
-    assert {f"{split}_accuracy_by_stage/{stage}" for split in ("val", "test") for stage in stages} <= set(
-        data.metrics
-    )
+    assert {f"{split}/{stage}" for split in ("val", "test") for stage in stages} <= set(data.metrics)
     assert {"test_accuracy", "test_loss", "test_macro_f1", "val_accuracy"} <= set(data.metrics)
     expected = {
         "data": "digits",
@@ -230,7 +181,7 @@ def test_stages_go_on_from_an_earlier_run_and_end_as_in_one(unfinished: Finished
     assert rest.code == 0, rest.errors
     assert list(rest.children()) == ["3_adapt", "4_finetune", "5_control", "6_evaluate"]
     assert rest.parent.data.tags["from_run"] == unfinished.run_id
-    key = "test_accuracy_by_stage/4_finetune"
+    key = "test/4_finetune"
     assert rest.parent.data.metrics[key] == finished.parent.data.metrics[key]
     for stage in ("baseline", "insert", "adapt", "finetune", "control"):
         assert re.search(rf"^{stage} .* %", rest.output, re.MULTILINE), stage
@@ -254,75 +205,3 @@ def test_what_a_stage_needs_and_does_not_have_is_named_with_the_command_that_mak
     result = bnadapt(*QUICK, f"stages={stages}", *arguments, cwd=unfinished.directory)
     assert message.format(id=known) in result.errors
     assert result.code == 1
-
-
-def test_a_failed_stage_is_marked_and_what_was_before_it_stays(tmp_path: Path) -> None:
-    result = bnadapt(*QUICK, "schedule.adapt.train=['conv.*']", "stages=[baseline,insert]", cwd=tmp_path)
-    assert result.code == 0
-    # The rate overflows only when the stage runs.
-    result = bnadapt(
-        *QUICK, "schedule.finetune.learning_rate=1e38", "schedule.finetune.optimizer=sgd", cwd=tmp_path
-    )
-    assert result.code == 1
-    assert "stage finetune: the loss is " in result.errors
-    assert "Traceback" not in result.errors
-    parents = [
-        run
-        for run in result.client.search_runs(["1"])
-        if run.info.status == "FAILED" and "stage" not in run.data.tags
-    ]
-    assert len(parents) == 1
-    statuses = {label: run.info.status for label, run in result.children(parents[0].info.run_id).items()}
-    assert statuses == {
-        "1_baseline": "FINISHED",
-        "2_insert": "FINISHED",
-        "3_adapt": "FINISHED",
-        "4_finetune": "FAILED",
-    }
-
-
-def test_what_cannot_work_fails_before_anything_trains(tmp_path: Path) -> None:
-    result = bnadapt(*QUICK, "schedule.adapt.train=['conv.*']", cwd=tmp_path)
-    assert result.code == 1
-    assert "'conv.*' selects no layer with weights; there are: dense1," in result.errors
-    assert "epoch" not in result.output
-
-
-def test_from_scratch_the_control_is_the_same_network_without_batch_normalization(tmp_path: Path) -> None:
-    result = bnadapt(
-        "experiment=mlp_with_and_without_bn", "data=digits", "schedule.scratch.epochs=2", cwd=tmp_path
-    )
-    assert result.code == 0, result.errors
-    children = result.children()
-    assert list(children) == ["1_baseline", "2_insert", "3_scratch", "4_control", "5_evaluate"]
-    assert children["1_baseline"].data.metrics["steps"] == 0
-    assert children["3_scratch"].data.metrics["steps"] == children["4_control"].data.metrics["steps"] == 36
-
-
-@pytest.mark.parametrize(
-    "arguments", [["placement=none"], ["placement=after_activation", "schedule=gradual"]]
-)
-def test_other_placements_and_schedules_run(arguments: list[str], tmp_path: Path) -> None:
-    short = {
-        "placement=none": ["schedule.adapt.epochs=1", "schedule.finetune.epochs=1"],
-        "placement=after_activation": [
-            f"schedule.{stage}.epochs=1" for stage in ("adapt", "upper_third", "upper_two_thirds", "finetune")
-        ],
-    }[arguments[0]]
-    result = bnadapt(*arguments, *short, "model=cnn", "model.filters=[4]", "baseline.epochs=1", cwd=tmp_path)
-    assert result.code == 0, result.errors
-    if arguments[0] == "placement=none":
-        assert "adapt: nothing to train, the network has no batch normalization" in result.output
-
-
-def test_a_sweep_makes_a_run_for_every_job_under_one_experiment(tmp_path: Path) -> None:
-    sweep = ["-m", "seed=0,1", "placement=before_activation,after_activation"]
-    result = bnadapt(*sweep, *QUICK, "evaluation.control=false", cwd=tmp_path)
-    assert result.code == 0, result.errors
-    runs = [run for run in result.client.search_runs(["1"]) if "stage" not in run.data.tags]
-    assert sorted((run.data.params["seed"], run.data.params["placement"]) for run in runs) == [
-        ("0", "after_activation"),
-        ("0", "before_activation"),
-        ("1", "after_activation"),
-        ("1", "before_activation"),
-    ]

@@ -204,5 +204,13 @@ def _legend(axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
     by_label = dict(zip(labels, handles, strict=True))
     if by_label:
-        axes.legend(by_label.values(), by_label.keys(), loc="best", fontsize=11, framealpha=0.9)
+        # Outside, because no corner of the axes is free in every run.
+        axes.get_figure(root=True).legend(
+            by_label.values(),
+            by_label.keys(),
+            loc="outside lower center",
+            ncols=4,
+            fontsize=11,
+            frameon=False,
+        )
     axes.grid(axis="y", color=GREY, alpha=0.25)

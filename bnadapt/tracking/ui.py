@@ -1,11 +1,27 @@
 """How a person opens MLflow's pages for a store."""
 
 import os
+import socket
 import sys
 
 from bnadapt.tracking.environment import sqlite_path
 
+HOST = "127.0.0.1"
 DEFAULT_PORT = 5000
+PORTS_TRIED = 20
+
+
+def free_port() -> int:
+    """The first port from 5000 on that nothing on this machine listens at; 5000 where all are taken."""
+    for port in range(DEFAULT_PORT, DEFAULT_PORT + PORTS_TRIED):
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                listener.bind((HOST, port))
+            except OSError:
+                continue
+            return port
+    return DEFAULT_PORT
 
 
 def ui_command(uri: str, *, port: int = DEFAULT_PORT, telemetry: bool = False) -> list[str] | None:
@@ -18,7 +34,7 @@ def ui_command(uri: str, *, port: int = DEFAULT_PORT, telemetry: bool = False) -
         return None
     quiet = [] if telemetry or os.name == "nt" else ["env", "MLFLOW_DISABLE_TELEMETRY=true"]
     serve = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
-    return [*quiet, *serve, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    return [*quiet, *serve, "--host", HOST, "--port", str(port), "--workers", "1"]
 
 
 def ui_url(uri: str, experiment_id: str, *, port: int = DEFAULT_PORT) -> str:
@@ -26,7 +42,7 @@ def ui_url(uri: str, experiment_id: str, *, port: int = DEFAULT_PORT) -> str:
 
     Without the question mark's part a first visitor gets the pages for language models, with no metrics.
     """
-    server = f"http://127.0.0.1:{port}" if _is_database(uri) else uri.rstrip("/")
+    server = f"http://{HOST}:{port}" if _is_database(uri) else uri.rstrip("/")
     page = f"#/experiments/{experiment_id}/runs?workflowType=machine_learning&compareRunsMode=CHART"
     return f"{server}/{page}"
 

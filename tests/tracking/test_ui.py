@@ -1,8 +1,17 @@
 """The command and the link that open MLflow's pages."""
 
+import socket
 import sys
 
-from bnadapt.tracking.ui import ui_command, ui_url
+from bnadapt.tracking.ui import free_port, ui_command, ui_url
+
+
+def test_a_port_that_is_taken_is_passed_over() -> None:
+    first = free_port()
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", first))
+        listener.listen()
+        assert free_port() > first
 
 
 def test_a_database_is_served_on_this_machine_by_the_python_in_use() -> None:

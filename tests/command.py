@@ -1,0 +1,54 @@
+"""The real command in a process of its own, and what it left in MLflow."""
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+# A run that takes seconds.
+QUICK = ["baseline.epochs=2", "schedule.adapt.epochs=1", "schedule.finetune.epochs=1", "model.widths=[32,16]"]
+
+
+@dataclass(frozen=True)
+class Finished:
+    directory: Path
+    output: str
+    errors: str
+    code: int
+
+    @property
+    def run_id(self) -> str:
+        found = re.search(r"^run: (\w+)$", self.output, re.MULTILINE)
+        assert found, self.output + self.errors
+        return found[1]
+
+    @property
+    def client(self) -> MlflowClient:
+        return MlflowClient(f"sqlite:///{self.directory}/mlflow.db")
+
+    @property
+    def parent(self) -> Run:
+        return self.client.get_run(self.run_id)
+
+    def children(self, parent: str | None = None) -> dict[str, Run]:
+        found = self.client.search_runs(
+            ["1"], f"tags.`mlflow.parentRunId` = '{parent or self.run_id}'", order_by=["start_time ASC"]
+        )
+        return {run.data.tags["stage"]: run for run in found}
+
+
+def bnadapt(*arguments: str, cwd: Path) -> Finished:
+    result = subprocess.run(
+        [sys.executable, "-m", "bnadapt", *arguments],
+        cwd=cwd,
+        env={**os.environ, "XDG_CACHE_HOME": str(cwd / "cache"), "COLUMNS": "100"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return Finished(cwd, result.stdout, result.stderr, result.returncode)
