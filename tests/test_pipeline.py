@@ -190,8 +190,8 @@ def test_stages_go_on_from_an_earlier_run_and_end_as_in_one(unfinished: Finished
 @pytest.mark.parametrize(
     ("stages", "from_run", "message"),
     [
-        ("[insert]", None, "stage insert needs stage baseline, and no earlier run is named (from_run=RUN_ID). This makes it: "
-         "bnadapt 'stages=[baseline,insert]'"),
+        ("[insert]", None, "stage insert needs stage baseline, and no earlier run is named (from_run=RUN_ID). "
+         "This makes it: bnadapt 'stages=[baseline,insert]'"),
         ("[finetune]", "known", "stage finetune needs stage adapt, and run {id} has baseline, insert. This makes it: "
          "bnadapt 'stages=[adapt,finetune]' from_run={id}"),
         ("[adapt]", "unknown", "from_run=unknown: no such run"),

@@ -110,7 +110,7 @@ def test_a_file_that_is_no_network_is_refused(content: bytes, tmp_path: Path) ->
     path = tmp_path / "network.keras"
     path.write_bytes(content)
     with pytest.raises(
-        ModelError, match="network.keras cannot be loaded: .*It must be a .keras file of Keras 3"
+        ModelError, match=r"network\.keras cannot be loaded: .*It must be a \.keras file of Keras 3"
     ):
         load_file(path)
 

@@ -195,7 +195,7 @@ def test_a_loss_that_is_no_number_stops_the_stage(network: keras.Model, splits: 
 
 
 def test_a_selector_that_matches_nothing_lists_what_there_is(network: keras.Model, splits: Splits) -> None:
-    with pytest.raises(SurgeryError, match="'conv.*' selects no layer with weights; there are: dense1,"):
+    with pytest.raises(SurgeryError, match=r"'conv\.\*' selects no layer with weights; there are: dense1,"):
         train(network, splits, StageSettings(train=["conv.*"], epochs=1))
 
 
