@@ -49,7 +49,7 @@ def accuracy_curve(results: Sequence[StageResult], best: str | None = None) -> F
     axes.margins(y=0.1)
     percent_axis(axes, "y")
     axes.set_ylabel("accuracy on the validation images", fontsize=12)
-    _legend(axes)
+    _legend(figure, axes)
     return figure
 
 
@@ -77,7 +77,7 @@ def loss_curves(results: Sequence[StageResult]) -> Figure:
     if any(span.result.history for span in spans):
         axes.set_yscale("log")
     axes.set_ylabel("cross-entropy (nats)", fontsize=12)
-    _legend(axes)
+    _legend(figure, axes)
     return figure
 
 
@@ -200,12 +200,12 @@ def _mark_best(axes: Axes, spans: Sequence[_Span], best: str | None) -> None:
             )
 
 
-def _legend(axes: Axes) -> None:
+def _legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
     by_label = dict(zip(labels, handles, strict=True))
     if by_label:
         # Outside, because no corner of the axes is free in every run.
-        axes.get_figure(root=True).legend(
+        figure.legend(
             by_label.values(),
             by_label.keys(),
             loc="outside lower center",
