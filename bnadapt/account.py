@@ -2,6 +2,7 @@
 
 import os
 import shlex
+from io import StringIO
 
 from rich.console import Console
 
@@ -16,6 +17,8 @@ from bnadapt.start import Start
 from bnadapt.tracking.runs import PipelineRun
 from bnadapt.tracking.store import Tracker
 from bnadapt.tracking.ui import ui_command, ui_url
+
+PLAN_WIDTH = 120
 
 
 def print_plan(console: Console, settings: Settings, start: Start) -> None:
@@ -37,8 +40,14 @@ def print_plan(console: Console, settings: Settings, start: Start) -> None:
     console.print()
 
 
-def record_data(run: PipelineRun, start: Start) -> None:
-    """Name the data in the pipeline's run; before the stages, whose scores MLflow links to the first one named."""
+def record_start(run: PipelineRun, settings: Settings, start: Start) -> None:
+    """Put the plan and the data's identity into the pipeline's run.
+
+    Before the stages, because MLflow links their scores to the data that are named first.
+    """
+    written = StringIO()
+    print_plan(Console(file=written, width=PLAN_WIDTH, markup=False, highlight=False), settings, start)
+    run.log_text("plan.txt", written.getvalue())
     classes = {"classes": str(len(start.splits.classes))}
     run.log_dataset(start.splits.name, start.splits.digest, "adaptation", classes)
     if start.transfers:
@@ -55,6 +64,7 @@ def record(run: PipelineRun, start: Start, ledger: Ledger, verdict: Verdict | No
     run.log_figure(accuracy_by_stage(results, best), "plots/accuracy_by_stage.png")
     by_name = {result.name: result for result in results}
     if verdict is not None:
+        run.log_verdict(verdict.answer)
         run.log_text("verdict.txt", "\n".join(verdict.sentences))
         before, after = (by_name[name].test if name in by_name else None for name in (BASELINE, verdict.best))
         if before is not None and after is not None:

@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import shlex
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -26,7 +28,7 @@ from bnadapt.errors import BnadaptError, SettingsError, TrackingError
 from bnadapt.startup import start_tensorflow
 from bnadapt.tracking.environment import prepare_environment, resolve_uri, sqlite_path
 
-FAILED, MISTAKE_ON_THE_COMMAND_LINE, INTERRUPTED = 1, 2, 130
+FAILED, MISTAKE_ON_THE_COMMAND_LINE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +41,8 @@ def main() -> NoReturn:
     sys.argv[0] = "bnadapt"
     ConfigStore.instance().store(name="schema", node=Settings)
     failures: list[Exception] = []
+    # A polite request to end gets what an interrupt gets: the runs are marked, nothing finished is lost.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:
         if sys.argv[1:2] == ["ui"]:
             _open_ui(sys.argv[2:])
@@ -96,11 +100,23 @@ def _run(config: DictConfig, failures: list[Exception], wants_traceback: bool) -
         start_tensorflow()  # takes seconds: only once the settings are right
         from bnadapt.pipeline import run_pipeline
 
-        run_pipeline(settings, run_directory, command=shlex.join(["bnadapt", *overrides]))
+        run_pipeline(settings, run_directory, command=shlex.join(["bnadapt", *overrides]), tags=_tags())
     except Exception as error:
         failures.append(error)
         _log.info("failed", exc_info=True)
         _print_error(error, wants_traceback or config.traceback)
+
+
+def _tags() -> dict[str, str]:
+    """The chosen options of all groups, and the sweep that the job belongs to: what runs are searched by."""
+    hydra_settings = HydraConfig.get()
+    choices = {
+        group: option
+        for group, option in hydra_settings.runtime.choices.items()
+        if option is not None and not group.startswith("hydra/")
+    }
+    in_a_sweep = hydra_settings.mode is RunMode.MULTIRUN
+    return choices | ({"sweep": Path(hydra_settings.sweep.dir).name} if in_a_sweep else {})
 
 
 def _check_files(settings: Settings) -> None:

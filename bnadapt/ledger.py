@@ -10,11 +10,11 @@ from pathlib import Path
 
 import keras
 
-from bnadapt.config import BASELINE, CONTROL, EVALUATE, INSERT, Settings
+from bnadapt.config import BASELINE, CONTROL, EVALUATE, INSERT, Settings, chosen_stages
 from bnadapt.data.splits import Split
 from bnadapt.evaluation.results import Epoch, Scores, StageResult
 from bnadapt.evaluation.scores import score
-from bnadapt.start import Start
+from bnadapt.start import Start, summary_of
 from bnadapt.tracking.models import load_model
 from bnadapt.tracking.runs import PipelineRun, StageRun
 from bnadapt.tracking.store import Tracker
@@ -43,7 +43,9 @@ class Ledger:
         self._settings = settings
         self._from_logits = start.from_logits
         self._tracker = tracker
-        self._earlier = start.earlier
+        # What an earlier run did after the stage that is done anew here belongs to another network.
+        first = self.order.index(chosen_stages(settings)[0])
+        self._earlier = {name: start.earlier[name] for name in self.order[:first] if name in start.earlier}
         self._models = run_directory / "models"
         self._models.mkdir(parents=True, exist_ok=True)
         self._results: dict[str, StageResult] = {}
@@ -85,9 +87,9 @@ class Ledger:
         return load_model(self._tracker, uri)
 
     def adopt_earlier(self) -> None:
-        """Take the results of earlier runs for the stages that this run did not perform."""
+        """Take the results of the stages that earlier runs performed before the first one of this run."""
         for name, stored in self._earlier.items():
-            if name in self.order and name not in self._results and stored.model_uri is not None:
+            if stored.model_uri is not None:
                 self._results[name] = StageResult(
                     name=name,
                     trainable=stored.trainable,
@@ -123,10 +125,8 @@ class Ledger:
             network, split.batches(self._settings.evaluation.batch_size), from_logits=self._from_logits
         )
 
-    def _path(self, name: str) -> Path:
-        return self._models / f"{self.order.index(name) + 1}_{name}.keras"
-
-    def _keep(self, network: keras.Model, result: StageResult) -> None:
+    def keep(self, network: keras.Model, result: StageResult) -> None:
+        """Keep what a stage of this run left: its result, and its network in a file and in MLflow."""
         self._results[result.name] = result
         network.save(self._path(result.name))
         run = self._runs[result.name]
@@ -134,6 +134,9 @@ class Ledger:
         if self._settings.tracking.log_models:
             images = next(iter(self.splits.validation.batches(1)))[0]
             run.log_model(network, images.numpy())
+
+    def _path(self, name: str) -> Path:
+        return self._models / f"{self.order.index(name) + 1}_{name}.keras"
 
 
 class OpenStage:
@@ -163,7 +166,8 @@ class OpenStage:
         self, network: keras.Model, trained: Trained | None = None, *, with_history: bool = True
     ) -> None:
         """Score the network on the validation images, and keep it and what its training left."""
-        self._ledger._keep(
+        self.run.log_text("network.txt", summary_of(network))
+        self._ledger.keep(
             network,
             StageResult(
                 name=self._name,

@@ -6,13 +6,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import keras
-import tensorflow as tf
 import yaml
 from rich.console import Console
 
 from bnadapt import account
 from bnadapt.config import BASELINE, CONTROL, EVALUATE, INSERT, Settings, StageSettings, chosen_stages
-from bnadapt.data.splits import Split, Splits
+from bnadapt.data.splits import Splits
 from bnadapt.evaluation.results import StageResult, Verdict
 from bnadapt.evaluation.scores import largest_change, predict
 from bnadapt.evaluation.verdict import judge
@@ -20,7 +19,7 @@ from bnadapt.ledger import Ledger, OpenStage
 from bnadapt.models.fit_to_data import fit_to_data
 from bnadapt.normalization.policy import ALL, BATCH_NORM, HEAD
 from bnadapt.normalization.statistics import calibrate
-from bnadapt.start import INSERTED, Start, find_chosen_sites, has_batch_norm, prepare, summary_of
+from bnadapt.start import INSERTED, Start, find_chosen_sites, has_batch_norm, prepare
 from bnadapt.surgery.insert import insert_batch_norm
 from bnadapt.tracking.store import Tracker
 from bnadapt.training.fit import Trained, momentum_for, train_stage
@@ -41,7 +40,7 @@ def run_pipeline(
     run_directory: Path,
     *,
     command: str = "bnadapt",
-    choices: dict[str, str] | None = None,
+    tags: dict[str, str] | None = None,
 ) -> Outcome:
     """Run the chosen stages in order and record each as soon as it ends.
 
@@ -49,7 +48,7 @@ def run_pipeline(
         settings: Checked settings.
         run_directory: Gets the networks of all stages and ``best.keras``.
         command: What the user typed, recorded with the run.
-        choices: Names of the chosen configuration groups, recorded with the run.
+        tags: What the run shall be found by beside its parameters.
 
     Raises:
         BnadaptError: something that the user can mend; the stages that had ended are recorded.
@@ -62,11 +61,11 @@ def run_pipeline(
     with tracker.pipeline(
         start.run_name,
         parameters=start.parameters,
-        tags={**(choices or {}), **({"from_run": settings.from_run} if settings.from_run else {})},
+        tags={**(tags or {}), **({"from_run": settings.from_run} if settings.from_run else {})},
         config_yaml=yaml.safe_dump(asdict(settings), sort_keys=False, allow_unicode=True),
         command=command,
     ) as run:
-        account.record_data(run, start)
+        account.record_start(run, settings, start)
         ledger = Ledger(settings, start, tracker, run, run_directory)
         work = _Work(settings, start.splits, ledger, Display(console, settings.progress), start.from_logits)
         network = start.network
@@ -85,7 +84,7 @@ def run_pipeline(
         if EVALUATE in stages:
             ledger.adopt_earlier()
             if settings.evaluation.control:
-                _control(work, stages)
+                _control(work)
             verdict = _evaluate(work)
 
         account.record(run, start, ledger, verdict)
@@ -102,7 +101,6 @@ def _baseline(work: "_Work", stage: OpenStage, network: keras.Model, start: Star
         head_only = replace(work.settings.baseline, train=[HEAD])
         on_target = work.fit(stage, network, BASELINE, head_only, after=trained)
         trained = replace(on_target, steps=trained.steps + on_target.steps)
-    stage.run.log_text("network.txt", summary_of(network))
     # Accuracies on another data set would not belong on the same curve.
     stage.finish(network, trained, with_history=start.source_splits is work.splits)
     return network
@@ -110,11 +108,8 @@ def _baseline(work: "_Work", stage: OpenStage, network: keras.Model, start: Star
 
 def _insert(work: "_Work", stage: OpenStage, network: keras.Model) -> keras.Model:
     """Put batch normalization into the network, calibrated so that its outputs stay; a new network."""
-    insertion, train, validation = (
-        work.settings.insertion,
-        work.splits.train,
-        work.batches(work.splits.validation),
-    )
+    insertion, train = work.settings.insertion, work.splits.train
+    validation = work.splits.validation.batches(work.settings.evaluation.batch_size)
     calibrated = insertion.init == "calibrated"
     sites = find_chosen_sites(network, work.settings.placement)
     steps_per_epoch = train.steps(work.settings.data.batch_size)
@@ -133,7 +128,6 @@ def _insert(work: "_Work", stage: OpenStage, network: keras.Model) -> keras.Mode
     change, relative = largest_change(before, predict(network, validation)[0])
     stage.run.log_metrics({"largest_output_change": change, "largest_output_change_relative": relative})
     stage.run.log_text("sites.txt", str(sites))
-    stage.run.log_text("network.txt", summary_of(network))
     work.say(
         f"insert: {len(sites)} batch normalization layers; largest change of any output {change:.1e} "
         f"({relative:.1e} of the outputs' standard deviation)"
@@ -153,12 +147,12 @@ def _train(work: "_Work", stage: OpenStage, network: keras.Model, name: str, how
     stage.finish(network, trained)
 
 
-def _control(work: "_Work", stages_now: list[str]) -> None:
+def _control(work: "_Work") -> None:
     """Train the baseline further without batch normalization, for as many steps as the schedule took."""
     steps = {result.name: result.steps for result in work.ledger.results}
     scheduled = [name for name in work.settings.schedule if steps.get(name)]
-    if not scheduled or (CONTROL in steps and not set(scheduled) & set(stages_now)):
-        return  # nothing was trained, or the control of an earlier run is the right one still
+    if not scheduled or CONTROL in steps:
+        return  # nothing was trained, or the run that is evaluated has its control already
     how = work.settings.schedule[scheduled[-1]]
     epochs = math.ceil(
         sum(steps[name] for name in scheduled) / work.splits.train.steps(work.settings.data.batch_size)
@@ -217,9 +211,6 @@ class _Work:
             display=self.display,
             on_epoch=lambda epoch: stage.log_epoch(replace(epoch, number=epoch.number + done)),
         )
-
-    def batches(self, split: Split) -> tf.data.Dataset:
-        return split.batches(self.settings.evaluation.batch_size)
 
     def say(self, text: str) -> None:
         self.display.console.print(text, soft_wrap=True)

@@ -42,13 +42,18 @@ class Finished:
         return {run.data.tags["stage"]: run for run in found}
 
 
-def bnadapt(*arguments: str, cwd: Path) -> Finished:
-    result = subprocess.run(
+def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
         [sys.executable, "-m", "bnadapt", *arguments],
         cwd=cwd,
-        env={**os.environ, "XDG_CACHE_HOME": str(cwd / "cache"), "COLUMNS": "100"},
-        capture_output=True,
+        env={**os.environ, "XDG_CACHE_HOME": str(cwd / "cache"), "COLUMNS": "100", "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
     )
-    return Finished(cwd, result.stdout, result.stderr, result.returncode)
+
+
+def bnadapt(*arguments: str, cwd: Path) -> Finished:
+    process = start(*arguments, cwd=cwd)
+    output, errors = process.communicate()
+    return Finished(cwd, output, errors, process.returncode)

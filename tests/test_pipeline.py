@@ -105,6 +105,12 @@ def test_the_pipelines_run_holds_what_compares_it(finished: Finished) -> None:
         "placement": "before_activation",
     }
     assert expected.items() <= data.params.items()
+    assert {
+        "data": "digits",
+        "schedule": "bn_then_all",
+        "verdict": data.tags["verdict"],
+    }.items() <= data.tags.items()
+    assert data.tags["verdict"] in ("helped", "hurt", "no difference")
     assert data.tags["best_stage"].partition("_")[2] in ("baseline", "insert", "adapt", "finetune")
     assert "bnadapt baseline.epochs=2" in data.tags["mlflow.note.content"]
 
@@ -112,7 +118,7 @@ def test_the_pipelines_run_holds_what_compares_it(finished: Finished) -> None:
 def test_the_pipelines_files_are_complete(artifacts: Path) -> None:
     files = {path.relative_to(artifacts).as_posix() for path in artifacts.rglob("*") if path.is_file()}
     plots = {"validation_accuracy", "loss", "accuracy_by_stage", "recall_change"}
-    assert {"config.yaml", "stages.csv", "stages.md", "verdict.txt"} | {
+    assert {"config.yaml", "plan.txt", "stages.csv", "stages.md", "verdict.txt"} | {
         f"plots/{name}.png" for name in plots
     } <= files
     settings = yaml.safe_load((artifacts / "config.yaml").read_text())
@@ -183,6 +189,7 @@ def test_stages_go_on_from_an_earlier_run_and_end_as_in_one(unfinished: Finished
     assert rest.parent.data.tags["from_run"] == unfinished.run_id
     key = "test/4_finetune"
     assert rest.parent.data.metrics[key] == finished.parent.data.metrics[key]
+    assert rest.parent.data.metrics["test/5_control"] == finished.parent.data.metrics["test/5_control"]
     for stage in ("baseline", "insert", "adapt", "finetune", "control"):
         assert re.search(rf"^{stage} .* %", rest.output, re.MULTILINE), stage
 

@@ -1,10 +1,12 @@
 """Other placements, schedules and sweeps through the real command; what fails, and what is left of it."""
 
+import signal
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
-from tests.command import QUICK, bnadapt
+from tests.command import QUICK, bnadapt, start
 
 
 def test_a_failed_stage_is_marked_and_what_was_before_it_stays(tmp_path: Path) -> None:
@@ -30,6 +32,34 @@ def test_a_failed_stage_is_marked_and_what_was_before_it_stays(tmp_path: Path) -
         "3_adapt": "FINISHED",
         "4_finetune": "FAILED",
     }
+
+
+def test_stages_done_anew_leave_out_what_came_after_them_before(tmp_path: Path) -> None:
+    whole = bnadapt(*QUICK, cwd=tmp_path)
+    anew = bnadapt(*QUICK, "stages=[adapt,evaluate]", f"from_run={whole.run_id}", cwd=tmp_path)
+    assert anew.code == 0, anew.errors
+    tested = {key for key in anew.parent.data.metrics if key.startswith("test/")}
+    assert tested == {"test/1_baseline", "test/2_insert", "test/3_adapt", "test/5_control"}
+    assert anew.children()["5_control"].data.metrics["steps"] == 18
+    again = bnadapt(*QUICK, "stages=[evaluate]", f"from_run={whole.run_id}", cwd=tmp_path)
+    assert list(again.children()) == ["6_evaluate"]
+    assert again.parent.data.metrics["test/5_control"] == whole.parent.data.metrics["test/5_control"]
+
+
+def test_an_interrupt_marks_the_runs_as_killed(tmp_path: Path) -> None:
+    process = start("baseline.epochs=100000", cwd=tmp_path)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("baseline: epoch 2/"):
+            break
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "bnadapt: interrupted; the stages that had finished are in MLflow." in errors
+    assert "Traceback" not in errors
+    runs = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").search_runs(["1"])
+    assert {run.info.status for run in runs} == {"KILLED"}
+    assert len(runs) == 2
 
 
 def test_what_cannot_work_fails_before_anything_trains(tmp_path: Path) -> None:

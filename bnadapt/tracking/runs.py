@@ -175,6 +175,10 @@ class PipelineRun(Run):
                 self.log_metrics(names.score_metrics(prefix, scores))
         self._outbox.attempt(lambda: self._client.set_tag(self.run_id, "best_stage", label))
 
+    def log_verdict(self, answer: str) -> None:
+        """Record in a word whether it helped, as a tag that runs can be searched by."""
+        self._outbox.attempt(lambda: self._client.set_tag(self.run_id, "verdict", answer))
+
 
 class StageRun(Run):
     """The run of one stage.

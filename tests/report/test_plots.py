@@ -104,12 +104,12 @@ def test_epochs_are_counted_on_and_stages_without_any_have_room() -> None:
 def test_the_control_starts_where_the_baseline_ended() -> None:
     figure = accuracy_curve(CLASSIC)
     assert ([2.0, 3.5, 4.5, 5.5], [0.75, 0.76, 0.78, 0.79]) in lines(figure)
-    assert not any(label.get_text().startswith("kept") for label in figure.axes[0].get_legend().get_texts())
+    assert not any(label.get_text().startswith("kept") for label in figure.legends[0].get_texts())
 
 
 def test_the_kept_stage_and_the_insertion_are_marked() -> None:
     figure = accuracy_curve(CLASSIC, "finetune")
-    assert "kept: finetune, 90.0 %" in [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert "kept: finetune, 90.0 %" in [text.get_text() for text in figure.legends[0].get_texts()]
     assert [text.get_text() for text in figure.axes[0].texts] == ["75.0 %"]
 
 
