@@ -6,6 +6,7 @@ from bnadapt.config import BASELINE, CONTROL
 from bnadapt.evaluation.results import Difference, Scores, StageResult, Verdict
 
 CONFIDENCE = 0.95
+NAMES = {BASELINE: "the untouched baseline", CONTROL: "the baseline trained further without BN"}
 
 
 def best_stage(results: list[StageResult]) -> StageResult:
@@ -56,22 +57,21 @@ def judge(results: list[StageResult], *, resamples: int) -> Verdict:
     ``hurt`` that one of them beats it, with an interval below zero; anything else is ``no difference`` that
     these data can show.
     """
-    by_name = {result.name: result for result in results}
     best = best_stage(results)
+    tested = {result.name: result.test for result in results if result.test is not None}
     against = {
-        name: difference(best.test, by_name[name].test, resamples=resamples)  # type: ignore[arg-type]
-        for name in (BASELINE, CONTROL)
-        if name in by_name and by_name[name].test is not None and best.test is not None
+        name: difference(best.test, tested[name], resamples=resamples)
+        for name in NAMES
+        if name in tested and best.test is not None
     }
-    answer = _answer(best.name, against)
-    sentences = [_opening(best, by_name, answer)]
-    for name, label in (
-        (BASELINE, "the untouched baseline"),
-        (CONTROL, "the baseline trained further without BN"),
-    ):
-        if name in against and name != best.name:
-            sentences.append(f"Against {label}: {points(against[name])}.")
-    if BASELINE in against and CONTROL not in against and answer == "helped":
+    others = {name: each for name, each in against.items() if name != best.name}
+    answer = _answer(best.name, others)
+    kept = f"Best stage by validation: {best.name}"
+    if best.test is not None:
+        kept += f" ({100 * best.test.accuracy:.1f} % of test images right)"
+    sentences = [f"{_reading(answer, best.name, others)} {kept}."]
+    sentences += [f"Against {NAMES[name]}: {points(each)}." for name, each in others.items()]
+    if CONTROL not in against and answer == "helped":
         sentences.append("There is no control: more training alone may have done as much.")
     return Verdict(best.name, tuple(sentences), against.get(BASELINE), against.get(CONTROL), answer)
 
@@ -84,10 +84,9 @@ def points(difference: Difference) -> str:
     )
 
 
-def _answer(best: str, against: dict[str, Difference]) -> str:
-    others = {name: each for name, each in against.items() if name != best}
+def _answer(best: str, others: dict[str, Difference]) -> str:
     if not others:
-        return "no difference" if best == BASELINE and against else "not compared"
+        return "no difference" if best == BASELINE else "not compared"
     if any(each.high < 0 for each in others.values()):
         return "hurt"
     if best != BASELINE and all(each.low > 0 for each in others.values()):
@@ -95,16 +94,16 @@ def _answer(best: str, against: dict[str, Difference]) -> str:
     return "no difference"
 
 
-def _opening(best: StageResult, by_name: dict[str, StageResult], answer: str) -> str:
-    accuracy = "" if best.test is None else f" ({100 * best.test.accuracy:.1f} % of test images right)"
-    kept = f"Best stage by validation: {best.name}{accuracy}."
-    if answer == "not compared":
-        return f"{kept} It is compared with nothing: there is no baseline among the stages."
-    if best.name == BASELINE:
-        return f"{kept} Nothing after it did better on validation: keep the baseline."
-    reading = {
-        "helped": "Adapting helped: it beats the baseline and its control.",
-        "hurt": "Adapting did not pay: a control does better.",
-        "no difference": "Adapting made no difference that these data can show over every control.",
-    }[answer]
-    return f"{reading} {kept}"
+def _reading(answer: str, best: str, others: dict[str, Difference]) -> str:
+    better = " and ".join(NAMES[name] for name, each in others.items() if each.high < 0)
+    match answer:
+        case "helped":
+            return f"Adapting helped: it beats {' and '.join(NAMES[name] for name in others)}."
+        case "hurt":
+            return f"Adapting did not pay: {better} did better on the test images."
+        case "not compared":
+            return "Nothing was compared: there is no baseline among the stages."
+        case _ if best == BASELINE:
+            return "Adapting did not help: nothing after the baseline did better on validation."
+        case _:
+            return "Adapting made no difference to every control that these data can show."
