@@ -84,7 +84,7 @@ class Ledger:
             return keras.saving.load_model(path, compile=False)
         uri = self._earlier[name].model_uri
         assert uri is not None  # adopt_earlier takes no stage without
-        return load_model(self._tracker, uri)
+        return load_model(self._tracker.uri, uri)
 
     def adopt_earlier(self) -> None:
         """Take the results of the stages that earlier runs performed before the first one of this run."""

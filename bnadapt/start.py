@@ -206,7 +206,7 @@ def _first_network(settings: Settings, tracker: Tracker, data: DataSettings, sou
         shape = choose_image_shape(data, source)
         return Fitted(build(model, shape, len(source.classes)), None, ())
     assert model.path is not None
-    network = load_file(Path(model.path)) if ":/" not in model.path else load_model(tracker, model.path)
+    network = load_file(Path(model.path)) if ":/" not in model.path else load_model(tracker.uri, model.path)
     network = with_rescaling(network, (model.input_range[0], model.input_range[1]))
     shape = image_shape_for(data, source, network)
     return fit_to_data(network, shape, len(source.classes), always_new_head=model.head == "new")
@@ -223,7 +223,7 @@ def _network_of(
     before = [name for name in order[: order.index(stages[0])] if name in earlier and earlier[name].model_uri]
     uri = earlier[before[-1]].model_uri
     assert uri is not None  # require_stages has seen to it
-    network = load_model(tracker, uri)
+    network = load_model(tracker.uri, uri)
     if network.output_shape[-1] != len(target.classes):
         raise StageError(
             f"from_run={settings.from_run}: the network of stage {before[-1]} tells {network.output_shape[-1]} classes "

@@ -2,7 +2,6 @@
 
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import keras
 import mlflow
@@ -13,9 +12,6 @@ from mlflow.types import Schema, TensorSpec
 
 from bnadapt.errors import TrackingError
 from bnadapt.tracking.outbox import short_cause
-
-if TYPE_CHECKING:
-    from bnadapt.tracking.store import Tracker
 
 
 def save_model(model: keras.Model, directory: Path, description: Model) -> None:
@@ -38,7 +34,7 @@ def signature(model: keras.Model) -> ModelSignature:
     return ModelSignature(_schema(model.inputs), _schema(model.outputs))
 
 
-def load_model(tracker: "Tracker", model_uri: str) -> keras.Model:
+def load_model(tracking_uri: str, model_uri: str) -> keras.Model:
     """Read a network from ``models:/ID``, ``runs:/...`` or a directory that :func:`save_model` wrote.
 
     Points MLflow, in this process, at the store: such URIs are resolved in no other way.
@@ -47,12 +43,12 @@ def load_model(tracker: "Tracker", model_uri: str) -> keras.Model:
         TrackingError: where there is no such model, or it is not one of Keras.
     """
     try:
-        mlflow.set_tracking_uri(tracker.uri)
+        mlflow.set_tracking_uri(tracking_uri)
         return mlflow.keras.load_model(model_uri)
     except Exception as error:
         # Stores, download clients and Keras raise their own types.
         raise TrackingError(
-            f"no network could be loaded from {model_uri} in {tracker.uri}: {short_cause(error)}"
+            f"no network could be loaded from {model_uri} in {tracking_uri}: {short_cause(error)}"
         ) from error
 
 

@@ -64,7 +64,7 @@ def test_the_chain_of_runs_is_followed_and_the_nearest_wins(tracker: Tracker) ->
     ]
     uri = stages["insert"].model_uri
     assert uri is not None
-    assert load_model(tracker, uri).output_shape == (None, 4)
+    assert load_model(tracker.uri, uri).output_shape == (None, 4)
     assert stages_of(tracker, old_insert.run_id).keys() == {"baseline", "insert"}
     assert stages_of(tracker, first.run_id)["insert"].run_id == old_insert.run_id
 

@@ -99,7 +99,7 @@ def test_a_server_that_goes_away_and_comes_back(
     ]
     assert {each["run_id"] for each in unsent} == {stage.run_id}
     assert Path(kept).is_dir()
-    assert load_model(tracker, kept).count_params() == 8
+    assert load_model(tracker.uri, kept).count_params() == 8
 
 
 def test_a_value_that_mlflow_finds_invalid_is_a_defect_and_raises(tracker: Tracker, tmp_path: Path) -> None:

@@ -193,7 +193,7 @@ def test_a_network_is_loaded_again_with_its_scores_and_in_a_process_without_bnad
             stage.log_test(scores(0.9))
             stage.link_scores({"val_accuracy": 0.8})
 
-    np.testing.assert_array_equal(load_model(tracker, uri).predict(images, verbose=0), expected)
+    np.testing.assert_array_equal(load_model(tracker.uri, uri).predict(images, verbose=0), expected)
     logged = tracker.client.get_logged_model(uri.removeprefix("models:/"))
     assert (logged.name, logged.source_run_id, logged.status) == (
         "4_finetune data_x_ network",
@@ -234,7 +234,7 @@ assert "keras==" in requirements and "tensorflow==" in requirements
 
 def test_an_unknown_network_is_an_error_of_ours(tracker: Tracker) -> None:
     with pytest.raises(TrackingError, match="no network could be loaded from models:/m-nothing"):
-        load_model(tracker, "models:/m-nothing")
+        load_model(tracker.uri, "models:/m-nothing")
 
 
 def test_nothing_is_left_in_mlflow_s_own_state(tracker: Tracker) -> None:
