@@ -53,6 +53,10 @@ def main() -> NoReturn:
     except KeyboardInterrupt:
         print("\nbnadapt: interrupted; the stages that had finished are in MLflow.", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of our output has gone; Python would complain once more when it flushes at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(FAILED)
     sys.exit(max(map(_exit_code, failures), default=0))
 
 
@@ -97,7 +101,8 @@ def _run(config: DictConfig, failures: list[Exception], wants_traceback: bool) -
         settings = settings_from(config)
         _check_files(settings)
         prepare_environment(settings.tracking.telemetry)
-        start_tensorflow()  # takes seconds: only once the settings are right
+        print("starting TensorFlow ...", flush=True)  # seconds of silence otherwise
+        start_tensorflow()
         from bnadapt.pipeline import run_pipeline
 
         run_pipeline(settings, run_directory, command=shlex.join(["bnadapt", *overrides]), tags=_tags())

@@ -87,6 +87,7 @@ def prepare(settings: Settings, tracker: Tracker) -> Start:
         StageError: a chosen stage needs another one's result that is not there.
         DataError, ModelError, SurgeryError, TrackingError: as their names say.
     """
+    keras.utils.clear_session()  # what an earlier job of a sweep left
     stages = chosen_stages(settings)
     earlier = stages_of(tracker, settings.from_run) if settings.from_run else {}
     require_stages(settings, stages, earlier)
