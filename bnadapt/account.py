@@ -2,17 +2,19 @@
 
 import os
 import shlex
+from collections.abc import Sequence
 from io import StringIO
 
 from rich.console import Console
 
-from bnadapt.config import BASELINE, EVALUATE, Settings, TrackingSettings, chosen_stages
+from bnadapt.config import BASELINE, EVALUATE, INSERT, Settings, TrackingSettings, chosen_stages
 from bnadapt.evaluation.results import Verdict
 from bnadapt.ledger import Ledger
 from bnadapt.report.comparisons import accuracy_by_stage, recall_change
 from bnadapt.report.curves import accuracy_curve, loss_curves
-from bnadapt.report.plan import plan
+from bnadapt.report.plan import plan, stage_table
 from bnadapt.report.tables import results_markdown, results_rows, results_table, verdict_text
+from bnadapt.stages import with_stages
 from bnadapt.start import Start
 from bnadapt.tracking.runs import PipelineRun
 from bnadapt.tracking.store import Tracker
@@ -36,7 +38,10 @@ def print_plan(console: Console, settings: Settings, start: Start) -> None:
     ]
     console.print("\n".join(lines), soft_wrap=True)
     console.print()
-    console.print(plan(start.sites, start.sites.passed_over, start.stages))
+    if INSERT in chosen_stages(settings):
+        console.print(plan(start.sites, start.sites.passed_over, start.stages))
+    elif start.stages:
+        console.print(stage_table(start.stages))
     console.print()
 
 
@@ -73,7 +78,12 @@ def record(run: PipelineRun, start: Start, ledger: Ledger, verdict: Verdict | No
 
 
 def print_outcome(
-    console: Console, settings: Settings, ledger: Ledger, verdict: Verdict | None, tracker: Tracker
+    console: Console,
+    settings: Settings,
+    ledger: Ledger,
+    verdict: Verdict | None,
+    tracker: Tracker,
+    command: Sequence[str],
 ) -> None:
     """Print the table of stages, the verdict, and how to go on and to look at the runs."""
     program = os.environ.get("BNADAPT_COMMAND", "bnadapt")
@@ -82,9 +92,10 @@ def print_outcome(
     console.print()
     if verdict is not None:
         console.print(verdict_text(verdict))
-    elif EVALUATE not in chosen_stages(settings):
-        rest = ",".join([*ledger.remaining, EVALUATE])
-        console.print(f"go on: {program} 'stages=[{rest}]' from_run={ledger.run.run_id}", soft_wrap=True)
+    if EVALUATE not in chosen_stages(settings):
+        rest = [*ledger.remaining, EVALUATE]
+        further = with_stages([program, *command[1:]], rest, ledger.run.run_id)
+        console.print(f"go on: {further}", soft_wrap=True)
     console.print(f"run: {ledger.run.run_id}")
     console.print(f"look at the runs: {_ui_command(program, settings, tracker)}", soft_wrap=True)
 

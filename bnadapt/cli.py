@@ -4,7 +4,6 @@ import difflib
 import logging
 import os
 import re
-import shlex
 import signal
 import sys
 import traceback
@@ -17,7 +16,7 @@ import hydra
 import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -25,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 import bnadapt.config
 from bnadapt.config import Settings, check
 from bnadapt.errors import BnadaptError, SettingsError, TrackingError
+from bnadapt.stages import require_stages
 from bnadapt.startup import start_tensorflow
 from bnadapt.tracking.environment import prepare_environment, resolve_uri, sqlite_path
 
@@ -57,6 +57,11 @@ def main() -> NoReturn:
         # The reader of our output has gone; Python would complain once more when it flushes at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(FAILED)
+    except Exception as error:
+        # What jobs raise does not come here: this is Hydra over a command or a directory that it does not expect.
+        failure = SettingsError(f"this command cannot be started: {type(error).__name__}: {error}")
+        failures.append(failure.with_traceback(error.__traceback__))
+        _print_error(failure, wants_traceback)
     sys.exit(max(map(_exit_code, failures), default=0))
 
 
@@ -95,17 +100,17 @@ def _hydra_main(task: Callable[[DictConfig], None]) -> Callable[[], Any]:
 
 def _run(config: DictConfig, failures: list[Exception], wants_traceback: bool) -> None:
     """Run one job; note its failure instead of raising it, so that the other jobs of a sweep still run."""
-    overrides = list(HydraConfig.get().overrides.task)
     run_directory = Path(HydraConfig.get().runtime.output_dir)
     try:
         settings = settings_from(config)
-        _check_files(settings)
+        command = _command()
+        _check_before_tensorflow(settings, command)
         prepare_environment(settings.tracking.telemetry)
         print("starting TensorFlow ...", flush=True)  # seconds of silence otherwise
         start_tensorflow()
         from bnadapt.pipeline import run_pipeline
 
-        run_pipeline(settings, run_directory, command=shlex.join(["bnadapt", *overrides]), tags=_tags())
+        run_pipeline(settings, run_directory, command=command, tags=_tags())
     except Exception as error:
         failures.append(error)
         _log.info("failed", exc_info=True)
@@ -124,8 +129,22 @@ def _tags() -> dict[str, str]:
     return choices | ({"sweep": Path(hydra_settings.sweep.dir).name} if in_a_sweep else {})
 
 
-def _check_files(settings: Settings) -> None:
-    """Find a missing data set or model file before TensorFlow is imported."""
+def _command() -> list[str]:
+    """The words of a command that repeats this job alone, also where it is one of a sweep."""
+    options = []
+    for word, following in zip(sys.argv[1:], [*sys.argv[2:], ""], strict=True):
+        if word in ("--config-dir", "-cd", "--config-name", "-cn"):
+            options += [word, following]
+        elif word.startswith(("--config-dir=", "--config-name=")):
+            options.append(word)
+    return ["bnadapt", *options, *HydraConfig.get().overrides.task]
+
+
+def _check_before_tensorflow(settings: Settings, command: list[str]) -> None:
+    """Find what is missing before seconds are spent on importing TensorFlow."""
+    resolve_uri(settings.tracking.uri, Path.cwd())
+    if settings.from_run is None:
+        require_stages(settings, (), command)
     from bnadapt.data.availability import check_available
 
     for data in (settings.data, settings.baseline_data):
@@ -200,6 +219,13 @@ def _explain_composition(error: Exception) -> str:
     text = f"{error}\n{error.__cause__ or ''}"
     key = re.search(r"full_key: (\S+)", text)
     place = f"{_file_of(error)}.yaml: " if _file_of(error) else ""
+    if isinstance(error, OverrideParseException):
+        return (
+            f"{error.override}: cannot be read as key=value ({str(error).splitlines()[0]}); quote what holds "
+            "brackets, spaces or commas: 'placement.include=[\"conv.*\"]'"
+        )
+    if "is not a ListConfig" in text and key is not None:
+        return f"{place}{key[1]}: must be a list; write {key[1]}=[...]"
     if key is None:
         return place + re.split(r"\s*(?:\nSee https|\n\s*Config search path)", str(error))[0]
     if "is not a subclass of StageSettings" in text:

@@ -12,6 +12,10 @@ from typing import Any
 from bnadapt.errors import SettingsError
 
 BASELINE, INSERT, CONTROL, EVALUATE = "baseline", "insert", "control", "evaluate"
+ACTIVATIONS = (
+    "relu", "elu", "gelu", "leaky_relu", "mish", "relu6", "selu", "sigmoid", "silu", "softplus", "swish", "tanh",
+)  # fmt: skip
+UPPER = re.compile(r"upper\s+(\d+(?:\.\d+)?)\s*%")  # a share of the layers, from the output
 FIXED_STAGES = (BASELINE, INSERT, CONTROL, EVALUATE)
 
 
@@ -80,7 +84,9 @@ class ModelSettings:
     filters: list[int] = setting([32, 64], "kind=cnn: filters of each convolution; a pooling follows each")
     kernel_size: int = setting(3, "kind=cnn: pixels, width and height of each filter", minimum=1)
     dense: int = setting(64, "kind=cnn: units of the dense layer before the head", minimum=1)
-    activation: str = setting("relu", "kind=mlp, cnn: the activation after every layer but the head")
+    activation: str = setting(
+        "relu", "kind=mlp, cnn: the activation after every layer but the head", choices=ACTIVATIONS
+    )
     dropout: float = setting(0.0, "kind=mlp, cnn: share of units dropped before the head", minimum=0, below=1)
     path: str | None = setting(
         None, "kind=file: a .keras file, or an MLflow model URI (runs:/..., models:/...)"
@@ -120,7 +126,7 @@ class InsertionSettings:
         choices=("calibrated", "standard"),
     )
     gamma: float = setting(1.0, "init=standard: the value that gamma starts with", above=0)
-    epsilon: float = setting(1e-5, "added to the variance", above=0)
+    epsilon: float = setting(1e-5, "added to the variance", above=0, below=1)
     momentum: float | None = setting(
         None, "of the moving statistics; null: chosen from the steps per epoch", minimum=0, below=1
     )
@@ -183,10 +189,7 @@ class EvaluationSettings:
     """What the result is compared with."""
 
     control: bool = setting(
-        True, "train the baseline further without batch normalization, for as many steps as the schedule took"
-    )
-    control_learning_rate: float | None = setting(
-        None, "of that control; null: the learning rate of the schedule's last stage", above=0
+        True, "repeat the schedule on the baseline, without batch normalization and with everything training"
     )
     batch_size: int = setting(256, "images per forward pass", minimum=1)
     bootstrap: int = setting(2000, "resamples of the test images behind the verdict's interval", minimum=100)
@@ -221,7 +224,7 @@ class Settings:
         None, "null: all; else some of baseline, insert, the schedule's, evaluate"
     )
     from_run: str | None = setting(None, "id of an earlier MLflow run whose networks the stages go on from")
-    seed: int = setting(0, "of initial weights, order of images and dropout", minimum=0)
+    seed: int = setting(0, "of initial weights, order of images and dropout", minimum=0, below=2**32)
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
     progress: str = setting(
         "auto", "auto: bars in a terminal, lines elsewhere", choices=("auto", "bars", "lines", "none")
@@ -310,9 +313,13 @@ def _contradictions(settings: Settings) -> list[str]:
                 f"schedule.{name}: a stage's name is a word of letters, digits and underscores, and none of "
                 f"{', '.join(FIXED_STAGES)}"
             )
-        if not stage.train:
-            mistakes.append(f"schedule.{name}.train is empty: name what trains, such as [batch_norm]")
-        mistakes += _bad_patterns(f"schedule.{name}.train", stage.train)
+        mistakes += _selector_mistakes(f"schedule.{name}.train", stage.train)
+    mistakes += _selector_mistakes("baseline.train", settings.baseline.train)
+    if settings.data.batch_size == 1 and _normalizes_batches(settings):
+        mistakes.append(
+            "data.batch_size=1: batch normalization on batch statistics needs more than one image per step; "
+            "take data.batch_size=16 or more, or schedule.STAGE.statistics=frozen for every stage"
+        )
     mistakes += _stage_contradictions(settings)
     return mistakes
 
@@ -336,6 +343,25 @@ def _data_contradictions(prefix: str, data: DataSettings) -> list[str]:
             f"{data.test_fraction} leave nothing to train on"
         )
     return mistakes
+
+
+def _normalizes_batches(settings: Settings) -> bool:
+    inserts = settings.placement.position != "none"
+    return inserts and any(how.statistics == "batch" and how.epochs for how in settings.schedule.values())
+
+
+def _selector_mistakes(key: str, selectors: list[str]) -> list[str]:
+    if not selectors:
+        return [f"{key} is empty: name what trains, such as [batch_norm]"]
+    uppers = [(selector, UPPER.fullmatch(selector)) for selector in selectors]
+    return [
+        *(
+            f"{key}={selector}: must be above 0% and at most 100%"
+            for selector, match in uppers
+            if match and not 0 < float(match[1]) <= 100
+        ),
+        *_bad_patterns(key, [selector for selector, match in uppers if not match]),
+    ]
 
 
 def _bad_patterns(key: str, patterns: list[str]) -> list[str]:

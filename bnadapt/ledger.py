@@ -10,12 +10,13 @@ from pathlib import Path
 
 import keras
 
-from bnadapt.config import BASELINE, CONTROL, EVALUATE, INSERT, Settings, chosen_stages
+from bnadapt.config import BASELINE, CONTROL, EVALUATE, INSERT, Settings, StageSettings, chosen_stages
 from bnadapt.data.splits import Split
 from bnadapt.evaluation.results import Epoch, Scores, StageResult
 from bnadapt.evaluation.scores import score
 from bnadapt.start import Start, summary_of
 from bnadapt.tracking.models import load_model
+from bnadapt.tracking.names import stage_label
 from bnadapt.tracking.runs import PipelineRun, StageRun
 from bnadapt.tracking.store import Tracker
 from bnadapt.training.fit import Trained
@@ -69,11 +70,14 @@ class Ledger:
         return [self._results[name] for name in self.order if name in self._results]
 
     @contextmanager
-    def stage(self, name: str) -> Iterator["OpenStage"]:
-        """Record one stage while the block lasts; an error in it marks the stage's run as failed."""
-        settings = self._settings.schedule.get(name)
-        parameters = {} if settings is None else {key: str(value) for key, value in asdict(settings).items()}
-        with self.run.stage(name, order=self.order.index(name) + 1, parameters=parameters) as run:
+    def stage(self, name: str, *how: StageSettings) -> Iterator["OpenStage"]:
+        """Record one stage while the block lasts; an error in it marks the stage's run as failed.
+
+        ``how`` is what trains, one after the other; its settings are the run's parameters.
+        """
+        each = [asdict(settings) for settings in how]
+        parameters = {key: ", ".join(str(part[key]) for part in each) for key in (each[0] if each else {})}
+        with self.run.stage(name, order=self._place(name), parameters=parameters) as run:
             self._runs[name] = run
             yield OpenStage(self, name, run)
 
@@ -97,6 +101,7 @@ class Ledger:
                     seconds=stored.seconds,
                     history=list(stored.history),
                     validation=self.scores(self.network(name), self.splits.validation),
+                    kept_epoch=stored.kept_epoch,
                 )
 
     def test(self, name: str) -> Scores:
@@ -106,7 +111,7 @@ class Ledger:
         if name in self._runs:
             self._runs[name].log_test(scores)
         else:
-            self.run.log_test(f"{self.order.index(name) + 1}_{name}", scores)
+            self.run.log_test(stage_label(self._place(name), name), scores)
         return scores
 
     def keep_best(self, name: str) -> Path:
@@ -116,7 +121,7 @@ class Ledger:
             shutil.copyfile(self._path(name), path)
         else:
             self.network(name).save(path)
-        self.run.log_best(f"{self.order.index(name) + 1}_{name}", self._results[name])
+        self.run.log_best(stage_label(self._place(name), name), self._results[name])
         return path
 
     def scores(self, network: keras.Model, split: Split) -> Scores:
@@ -136,7 +141,10 @@ class Ledger:
             run.log_model(network, images.numpy())
 
     def _path(self, name: str) -> Path:
-        return self._models / f"{self.order.index(name) + 1}_{name}.keras"
+        return self._models / f"{stage_label(self._place(name), name)}.keras"
+
+    def _place(self, name: str) -> int:
+        return self.order.index(name) + 1
 
 
 class OpenStage:
@@ -152,10 +160,11 @@ class OpenStage:
         self._name = name
         self._start = time.monotonic()
 
-    def log_epoch(self, epoch: Epoch) -> None:
-        """Record an epoch as soon as it is over."""
+    def log_epoch(self, epoch: Epoch, *, prefix: str = "") -> None:
+        """Record an epoch as soon as it is over, its metrics' keys behind the prefix."""
         metrics = asdict(epoch)
-        self.run.log_epoch(metrics.pop("number"), metrics)
+        number = metrics.pop("number")
+        self.run.log_epoch(number, {prefix + key: value for key, value in metrics.items()})
 
     def log_start(self, network: keras.Model) -> None:
         """Record the validation scores before the first step, where the stage's curves begin."""

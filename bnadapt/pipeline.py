@@ -1,7 +1,9 @@
 """The experiment, in stage order: baseline, insert, the schedule's training stages, control, evaluate."""
 
 import math
+import shlex
 import zlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -39,7 +41,7 @@ def run_pipeline(
     settings: Settings,
     run_directory: Path,
     *,
-    command: str = "bnadapt",
+    command: Sequence[str] = ("bnadapt",),
     tags: dict[str, str] | None = None,
 ) -> Outcome:
     """Run the chosen stages in order and record each as soon as it ends.
@@ -47,7 +49,7 @@ def run_pipeline(
     Args:
         settings: Checked settings.
         run_directory: Gets the networks of all stages and ``best.keras``.
-        command: What the user typed, recorded with the run.
+        command: The words that the user typed, recorded with the run and part of the advice how to go on.
         tags: What the run shall be found by beside its parameters.
 
     Raises:
@@ -55,7 +57,7 @@ def run_pipeline(
     """
     console = Console(markup=False, highlight=False)  # names and paths may hold brackets
     tracker = Tracker(settings.tracking, Path.cwd())
-    start = prepare(settings, tracker)
+    start = prepare(settings, tracker, command)
     account.print_plan(console, settings, start)
     verdict = None
     with tracker.pipeline(
@@ -63,7 +65,7 @@ def run_pipeline(
         parameters=start.parameters,
         tags={**(tags or {}), **({"from_run": settings.from_run} if settings.from_run else {})},
         config_yaml=yaml.safe_dump(asdict(settings), sort_keys=False, allow_unicode=True),
-        command=command,
+        command=shlex.join(command),
     ) as run:
         account.record_start(run, settings, start)
         ledger = Ledger(settings, start, tracker, run, run_directory)
@@ -72,14 +74,14 @@ def run_pipeline(
         stages = chosen_stages(settings)
 
         if BASELINE in stages:
-            with ledger.stage(BASELINE) as stage:
+            with ledger.stage(BASELINE, start.baseline) as stage:
                 network = _baseline(work, stage, network, start)
         if INSERT in stages:
             with ledger.stage(INSERT) as stage:
                 network = _insert(work, stage, network)
         for name, how in settings.schedule.items():
             if name in stages:
-                with ledger.stage(name) as stage:
+                with ledger.stage(name, how) as stage:
                     _train(work, stage, network, name, how)
         if EVALUATE in stages:
             ledger.adopt_earlier()
@@ -88,19 +90,18 @@ def run_pipeline(
             verdict = _evaluate(work)
 
         account.record(run, start, ledger, verdict)
-    account.print_outcome(console, settings, ledger, verdict, tracker)
+    account.print_outcome(console, settings, ledger, verdict, tracker, command)
     return Outcome(run.run_id, ledger.results, verdict)
 
 
 def _baseline(work: "_Work", stage: OpenStage, network: keras.Model, start: Start) -> keras.Model:
     """Train the network without batch normalization on the source; give it the target's head where that differs."""
-    trained = work.fit(stage, network, BASELINE, start.baseline, start.source_splits)
+    trained = work.fit(stage, network, BASELINE, start.baseline, source=start.source_splits)
     if start.new_head_for_target:
         keras.utils.set_random_seed(_seed(work.settings.seed, "head"))
         network = fit_to_data(network, work.splits.image_shape, len(work.splits.classes)).network
         head_only = replace(work.settings.baseline, train=[HEAD])
-        on_target = work.fit(stage, network, BASELINE, head_only, after=trained)
-        trained = replace(on_target, steps=trained.steps + on_target.steps)
+        trained = trained.then(work.fit(stage, network, BASELINE, head_only, after=trained))
     # Accuracies on another data set would not belong on the same curve.
     stage.finish(network, trained, with_history=start.source_splits is work.splits)
     return network
@@ -129,8 +130,9 @@ def _insert(work: "_Work", stage: OpenStage, network: keras.Model) -> keras.Mode
     stage.run.log_metrics({"largest_output_change": change, "largest_output_change_relative": relative})
     stage.run.log_text("sites.txt", str(sites))
     work.say(
-        f"insert: {len(sites)} batch normalization layers; largest change of any output {change:.1e} "
-        f"({relative:.1e} of the outputs' standard deviation)"
+        f"insert: {len(sites)} batch normalization layers; largest change of any output on the "
+        f"{work.splits.validation.size:,} validation images {change:.1e} ({relative:.1e} of the outputs' "
+        "standard deviation)"
     )
     stage.finish(network)
     return network
@@ -148,21 +150,32 @@ def _train(work: "_Work", stage: OpenStage, network: keras.Model, name: str, how
 
 
 def _control(work: "_Work") -> None:
-    """Train the baseline further without batch normalization, for as many steps as the schedule took."""
-    steps = {result.name: result.steps for result in work.ledger.results}
-    scheduled = [name for name in work.settings.schedule if steps.get(name)]
-    if not scheduled or CONTROL in steps:
+    """Train the baseline further without batch normalization: the schedule again, with everything training.
+
+    Every stage of the schedule is repeated with its own rate and optimizer for as many steps as it took, so
+    that neither more steps nor another learning rate can be mistaken for an effect of batch normalization.
+    """
+    results = {result.name: result for result in work.ledger.results}
+    scheduled = [name for name in work.settings.schedule if name in results and results[name].steps]
+    if not scheduled or CONTROL in results:
         return  # nothing was trained, or the run that is evaluated has its control already
-    how = work.settings.schedule[scheduled[-1]]
-    epochs = math.ceil(
-        sum(steps[name] for name in scheduled) / work.splits.train.steps(work.settings.data.batch_size)
-    )
-    rate = work.settings.evaluation.control_learning_rate or how.learning_rate
-    with work.ledger.stage(CONTROL) as stage:
+    steps_per_epoch = work.splits.train.steps(work.settings.data.batch_size)
+    parts = {
+        name: replace(
+            work.settings.schedule[name],
+            train=[ALL],
+            epochs=math.ceil(results[name].steps / steps_per_epoch),
+            patience=None,  # as many steps, also where they no longer help
+        )
+        for name in scheduled
+    }
+    with work.ledger.stage(CONTROL, *parts.values()) as stage:
         network = work.ledger.network(BASELINE)
         stage.log_start(network)
-        further = replace(how, train=[ALL], epochs=epochs, learning_rate=rate)
-        stage.finish(network, work.fit(stage, network, CONTROL, further))
+        trained = Trained(0, (), 0, 0, ())
+        for how in parts.values():
+            trained = trained.then(work.fit(stage, network, CONTROL, how, after=trained))
+        stage.finish(network, trained)
 
 
 def _evaluate(work: "_Work") -> Verdict:
@@ -193,23 +206,32 @@ class _Work:
         network: keras.Model,
         name: str,
         how: StageSettings,
-        splits: Splits | None = None,
+        *,
+        source: Splits | None = None,
         after: Trained | None = None,
     ) -> Trained:
-        """Train one stage; ``after`` is what the same stage trained before, whose epochs are counted on."""
+        """Train one stage, on the source where one is given, on the target otherwise.
+
+        ``after`` is what the same stage trained before; its epochs are counted on. Epochs on other data than
+        the target are recorded under other keys: they do not belong on the same curve.
+        """
+        splits = source or self.splits
+        elsewhere = splits is not self.splits
         done = len(after.history) if after else 0
         return train_stage(
             network,
-            splits or self.splits,
+            splits,
             how,
-            name=name,
+            name=f"{name} on {splits.name}" if elsewhere else name,
             batch_size=self.settings.data.batch_size,
             evaluation_batch_size=self.settings.evaluation.batch_size,
             samples=self.settings.insertion.samples,
             from_logits=self.from_logits,
-            seed=_seed(self.settings.seed, name),
+            seed=_seed(self.settings.seed, f"{name} {done}" if done else name),
             display=self.display,
-            on_epoch=lambda epoch: stage.log_epoch(replace(epoch, number=epoch.number + done)),
+            on_epoch=lambda epoch: stage.log_epoch(
+                replace(epoch, number=epoch.number + done), prefix="source_" if elsewhere else ""
+            ),
         )
 
     def say(self, text: str) -> None:

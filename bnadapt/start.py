@@ -1,5 +1,6 @@
 """What a pipeline starts from: the data, the first network, and what the plan says before it."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
@@ -8,6 +9,7 @@ import keras
 
 from bnadapt.config import (
     BASELINE,
+    CONTROL,
     EVALUATE,
     INSERT,
     DataSettings,
@@ -29,11 +31,12 @@ from bnadapt.normalization.policy import (
     train_only,
 )
 from bnadapt.report.plan import PlanStage
+from bnadapt.stages import needed_before, require_stages
 from bnadapt.surgery.graph import layer_paths
 from bnadapt.surgery.insert import insert_batch_norm
 from bnadapt.surgery.preprocess import with_rescaling
 from bnadapt.surgery.sites import Position, Sites, find_sites
-from bnadapt.tracking.history import StoredStage, stages_of
+from bnadapt.tracking.history import StoredStage, parameters_of, stages_of
 from bnadapt.tracking.models import load_model
 from bnadapt.tracking.store import Tracker
 from bnadapt.training.fit import trainable_parameters
@@ -80,7 +83,7 @@ class Start:
         return self.source_splits is not self.splits
 
 
-def prepare(settings: Settings, tracker: Tracker) -> Start:
+def prepare(settings: Settings, tracker: Tracker, command: Sequence[str] = ("bnadapt",)) -> Start:
     """Get the data and the first network, and find out everything that can go wrong before training.
 
     Raises:
@@ -90,8 +93,10 @@ def prepare(settings: Settings, tracker: Tracker) -> Start:
     keras.utils.clear_session()  # what an earlier job of a sweep left
     stages = chosen_stages(settings)
     earlier = stages_of(tracker, settings.from_run) if settings.from_run else {}
-    require_stages(settings, stages, earlier)
+    before = parameters_of(tracker, settings.from_run) if settings.from_run else {}
+    _require_networks(settings, earlier, command)
     target = describe(settings.data)
+    _require_same_data(settings, before, target, command)
     source = describe(settings.baseline_data) if settings.baseline_data else target
     keras.utils.set_random_seed(settings.seed)
     if BASELINE in stages:
@@ -103,6 +108,7 @@ def prepare(settings: Settings, tracker: Tracker) -> Start:
     source_splits = splits if same else load(settings.baseline_data, splits.image_shape)  # type: ignore[arg-type]
     on_target = _with_head_for(fitted.network, splits)
     how = _baseline_training(settings, fitted)
+    parameters = _parameters(settings, source, target, stages, before)
     sites, plan = _rehearse(settings, stages, fitted.network, on_target.network, how)
     notes = [*fitted.notes, *splits.notes]
     if not same:
@@ -123,38 +129,30 @@ def prepare(settings: Settings, tracker: Tracker) -> Start:
         sites=sites,
         stages=plan,
         notes=tuple(notes),
-        parameters=_parameters(settings, source, target),
-        run_name=settings.tracking.run_name or _run_name(settings, source, target),
+        parameters=parameters | _overrides(command),
+        run_name=settings.tracking.run_name or _run_name(parameters),
     )
 
 
-def require_stages(settings: Settings, stages: list[str], earlier: dict[str, StoredStage]) -> None:
-    """Raise a StageError that names the command, where a chosen stage needs what no run has made."""
-    order = stage_order(settings)
-    first = stages[0]
-    needed = [] if first == BASELINE else [order[order.index(first) - 1] if first != EVALUATE else BASELINE]
-    if needed == [INSERT] and settings.placement.position == "none":
-        needed = [BASELINE]
-    missing = [name for name in needed if name not in earlier]
-    if missing:
-        before = order[: order.index(missing[0]) + 1]
-        have = [name for name in before if name in earlier]
-        make = before[before.index(have[-1]) + 1 :] if have else before
-        from_run = f" from_run={settings.from_run}" if have else ""
-        where = (
-            f"run {settings.from_run} has {', '.join(earlier) or 'no finished stage'}"
-            if settings.from_run
-            else ("no earlier run is named (from_run=RUN_ID)")
-        )
+def _require_networks(settings: Settings, earlier: dict[str, StoredStage], command: Sequence[str]) -> None:
+    require_stages(settings, earlier, command)
+    needed = needed_before(settings)
+    if needed is not None and earlier[needed].model_uri is None:
         raise StageError(
-            f"stage {first} needs stage {missing[0]}, and {where}. This makes it: "
-            f"bnadapt 'stages=[{','.join([*make, *stages])}]'{from_run}"
-        )
-    kept_nothing = [name for name in needed if earlier[name].model_uri is None]
-    if kept_nothing:
-        raise StageError(
-            f"from_run={settings.from_run}: stage {kept_nothing[0]} kept no network (tracking.log_models=false); "
+            f"from_run={settings.from_run}: stage {needed} kept no network (tracking.log_models=false); "
             "run it again with tracking.log_models=true"
+        )
+
+
+def _require_same_data(
+    settings: Settings, before: Mapping[str, str], target: Description, command: Sequence[str]
+) -> None:
+    """Refuse to go on with other data than the earlier run's, unless the command names them."""
+    named = any(word.startswith(("data=", "data.")) for word in command)
+    if before.get("data", target.name) != target.name and not named:
+        raise StageError(
+            f"run {settings.from_run} worked on {before['data']}, this command on {target.name}: repeat the "
+            f"settings of that run (data={before['data']} ...), or name data={target.name} to change the data"
         )
 
 
@@ -255,9 +253,23 @@ def _rehearse(
     sites, network = Sites(()), on_target
     if INSERT in stages:
         sites = find_chosen_sites(network, settings.placement)
-        network = insert_batch_norm(network, sites)
+        network = insert_batch_norm(network, sites, epsilon=settings.insertion.epsilon)
     rows += [_plan_stage(name, network, how) for name, how in settings.schedule.items() if name in stages]
+    if EVALUATE in stages and settings.evaluation.control:
+        rows.append(_plan_control(settings, on_target))
     return sites, tuple(rows)
+
+
+def _plan_control(settings: Settings, network: keras.Model) -> PlanStage:
+    train_only(network, ALL)
+    return PlanStage(
+        name=CONTROL,
+        epochs=sum(how.epochs for how in settings.schedule.values()),
+        learning_rate=None,
+        trains="all, at the same rates, without insertion",
+        trainable=trainable_parameters(network),
+        statistics="",
+    )
 
 
 def _plan_stage(name: str, network: keras.Model, how: StageSettings) -> PlanStage:
@@ -280,17 +292,31 @@ def _statistics_in_words(how: StageSettings) -> str:
     return "batch, then re-estimated" if how.reestimate else "batch"
 
 
-def _parameters(settings: Settings, source: Description, target: Description) -> dict[str, str]:
-    schedule = ", ".join(f"{name} {how.epochs}" for name, how in settings.schedule.items())
-    return {
+def _parameters(
+    settings: Settings, source: Description, target: Description, stages: list[str], before: Mapping[str, str]
+) -> dict[str, str]:
+    """What describes the run in a word each; for stages that an earlier run performed, what that run said."""
+    own = {
         "data": target.name,
         "baseline_data": source.name,
         "model": _model_name(settings),
         "placement": settings.placement.position,
         "init": settings.insertion.init,
-        "schedule": schedule,
+        "schedule": ", ".join(f"{name} {how.epochs}" for name, how in settings.schedule.items()),
         "seed": str(settings.seed),
     }
+    inherited = ([] if BASELINE in stages else ["baseline_data", "model"]) + (
+        [] if INSERT in stages else ["placement", "init"]
+    )
+    return own | {key: before[key] for key in inherited if key in before}
+
+
+def _overrides(command: Sequence[str]) -> dict[str, str]:
+    """Single settings that the command changes, so that runs that differ in them can be told apart."""
+    changes = [
+        word.lstrip("+").partition("=") for word in command if "=" in word and not word.startswith("-")
+    ]
+    return {key: value for key, _, value in changes if "." in key and not key.startswith("hydra.")}
 
 
 def _model_name(settings: Settings) -> str:
@@ -304,7 +330,8 @@ def _model_name(settings: Settings) -> str:
             return Path(model.path or "").stem
 
 
-def _run_name(settings: Settings, source: Description, target: Description) -> str:
-    data = target.name if source.name == target.name else f"{source.name}>{target.name}"
-    placement = settings.placement.position.removesuffix("_activation")
-    return f"{data} {_model_name(settings).split(' ')[0]} {placement} s{settings.seed}"
+def _run_name(parameters: Mapping[str, str]) -> str:
+    source, target = parameters["baseline_data"], parameters["data"]
+    data = target if source == target else f"{source}>{target}"
+    placement = parameters["placement"].removesuffix("_activation")
+    return f"{data} {parameters['model'].split(' ')[0]} {placement} s{parameters['seed']}"

@@ -11,6 +11,7 @@ import pytest
 FLOORS = [
     {"errors", "startup"},
     {"config"},
+    {"stages"},
     {"surgery"},
     {"normalization"},
     {"evaluation", "data", "models"},

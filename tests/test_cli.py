@@ -59,6 +59,20 @@ MISTAKES = [
     (["data=tfds", "data.name=mnisst"], 1, "mnist"),
     (["data=mnist", "data.dir=nowhere"], 1, "to fetch it: data.name=mnist data.download=true"),
     (["model=file", "model.path=nowhere.keras"], 1, "model.path=nowhere.keras: there is no such file"),
+    (["stages=insert"], 2, "stages: must be a list; write stages=[...]"),
+    (["a=[b"], 2, "a=[b: cannot be read as key=value"),
+    (["=3"], 1, "this command cannot be started: ValueError: Config group override must be"),
+    (
+        ["stages=[adapt]"],
+        1,
+        "stage adapt needs stage insert, and no earlier run is named (from_run=RUN_ID). ",
+    ),
+    (["stages=[adapt]", "seed=3"], 1, "This makes it: bnadapt seed=3 'stages=[baseline,insert,adapt]'"),
+    (["tracking.uri=./mlruns"], 1, "MLflow records in a database or on a server, not in a directory"),
+    (["tracking.uri=ftp://x"], 1, "tracking.uri=ftp://x: MLflow records in a database or on a server"),
+    (["model.activation=foo"], 1, "model.activation=foo: choose one of relu, elu,"),
+    (["insertion.epsilon=2"], 1, "insertion.epsilon=2.0: must be less than 1"),
+    (["seed=99999999999"], 1, "seed=99999999999: must be less than 4294967296"),
     (["-m", "seed=a,b"], 2, "seed: Value 'a' of type 'str' could not be converted to Integer"),
 ]
 

@@ -5,7 +5,12 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from PIL import Image
 
+import bnadapt.start as bnadapt_start
+from bnadapt.config import BaselineSettings, DataSettings, ModelSettings, Settings, StageSettings
+from bnadapt.data.splits import ArraySplit, Splits
+from bnadapt.pipeline import run_pipeline
 from tests.command import QUICK, bnadapt, start
 
 
@@ -44,6 +49,83 @@ def test_stages_done_anew_leave_out_what_came_after_them_before(tmp_path: Path) 
     again = bnadapt(*QUICK, "stages=[evaluate]", f"from_run={whole.run_id}", cwd=tmp_path)
     assert list(again.children()) == ["6_evaluate"]
     assert again.parent.data.metrics["test/5_control"] == whole.parent.data.metrics["test/5_control"]
+
+
+def test_going_on_keeps_what_the_earlier_run_was_and_refuses_other_data_unasked(tmp_path: Path) -> None:
+    cnn = ["model=cnn", "model.filters=[4]", "placement=after_activation", "baseline.epochs=1"]
+    first = bnadapt(*cnn, "stages=[baseline,insert]", cwd=tmp_path)
+    assert first.code == 0, first.errors
+    later = bnadapt("stages=[adapt]", "schedule.adapt.epochs=1", f"from_run={first.run_id}", cwd=tmp_path)
+    expected = {"model": "cnn 4-64", "placement": "after_activation", "schedule.adapt.epochs": "1"}
+    assert expected.items() <= later.parent.data.params.items()
+    assert later.parent.info.run_name == "digits cnn after s0"
+    folder = tmp_path / "pictures"
+    for name in ("cat", "dog"):
+        (folder / name).mkdir(parents=True)
+        for number in range(8):
+            Image.new("L", (8, 8), number).save(folder / name / f"{number}.png")
+    own = tmp_path / "mine" / "data"
+    own.mkdir(parents=True)
+    (own / "digits.yaml").write_text(f"source: folder\npath: {folder}\n")
+    other = bnadapt("--config-dir", "mine", "stages=[adapt]", f"from_run={first.run_id}", cwd=tmp_path)
+    assert other.code == 1
+    assert "worked on digits, this command on pictures: repeat the settings of that run" in other.errors
+
+
+def test_the_control_repeats_the_schedules_steps_and_rates(tmp_path: Path) -> None:
+    patient = [
+        "schedule.finetune.epochs=4",
+        "schedule.finetune.patience=1",
+        "schedule.finetune.learning_rate=0.3",
+    ]
+    result = bnadapt(*QUICK[:2], "model.widths=[16]", *patient, cwd=tmp_path)
+    assert result.code == 0, result.errors
+    steps = {label: run.data.metrics.get("steps") for label, run in result.children().items()}
+    assert steps["5_control"] == steps["3_adapt"] + steps["4_finetune"]
+    control = result.children()["5_control"]
+    assert control.data.params["learning_rate"] == "0.001, 0.3"
+    rates = result.client.get_metric_history(control.info.run_id, "learning_rate")
+    assert [round(each.value, 6) for each in rates][:2] == [0.001, 0.3]
+
+
+def test_the_baselines_epochs_on_other_data_have_keys_of_their_own(tmp_path: Path) -> None:
+    other = ["data@baseline_data=digits", "baseline_data.validation_fraction=0.3"]
+    result = bnadapt(*other, *QUICK, "stages=[baseline]", cwd=tmp_path)
+    metrics = result.children()["1_baseline"].data.metrics
+    assert {"source_val_accuracy", "source_accuracy", "val_accuracy"} <= set(metrics)
+    assert "accuracy" not in metrics
+    assert "baseline on digits: epoch 2/2" in result.output
+
+
+def test_no_stage_before_evaluate_decodes_a_test_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    seen: list[Splits] = []
+    real = bnadapt_start.load
+
+    def load(settings: DataSettings, shape: tuple[int, int, int]) -> Splits:
+        seen.append(real(settings, shape))
+        return seen[-1]
+
+    monkeypatch.setattr(bnadapt_start, "load", load)
+    settings = Settings(
+        data=DataSettings(name="digits"),
+        model=ModelSettings(widths=[8]),
+        baseline=BaselineSettings(epochs=1),
+        schedule={"adapt": StageSettings(train=["batch_norm"], epochs=1)},
+        stages=["baseline", "insert", "adapt"],
+        progress="none",
+    )
+    outcome = run_pipeline(settings, tmp_path / "out")
+    (splits,) = seen
+    assert isinstance(splits.test, ArraySplit)
+    assert splits.train._decoded is not None
+    assert splits.test._decoded is None
+    settings.stages, settings.from_run = ["evaluate"], outcome.run_id
+    run_pipeline(settings, tmp_path / "out2")
+    assert seen[1].test._decoded is not None
 
 
 def test_an_interrupt_marks_the_runs_as_killed(tmp_path: Path) -> None:
@@ -87,7 +169,7 @@ def test_other_placements_and_schedules_run(arguments: list[str], tmp_path: Path
     short = {
         "placement=none": ["schedule.adapt.epochs=1", "schedule.finetune.epochs=1"],
         "placement=after_activation": [
-            f"schedule.{stage}.epochs=1" for stage in ("adapt", "upper_third", "upper_two_thirds", "finetune")
+            f"schedule.{stage}.epochs=1" for stage in ("adapt", "upper33", "upper66", "finetune")
         ],
     }[arguments[0]]
     result = bnadapt(*arguments, *short, "model=cnn", "model.filters=[4]", "baseline.epochs=1", cwd=tmp_path)

@@ -30,7 +30,11 @@ def check_available(settings: DataSettings) -> None:
             are close to the wanted one and says how to get the set.
     """
     if settings.source == "folder":
-        read_tree(settings.path or "")
+        tree = read_tree(settings.path or "")
+        if len(tree.classes) < 2:
+            raise DataError(
+                f"data.path={settings.path}: holds one class folder ({', '.join(tree.classes)}); at least 2 are needed"
+            )
         return
     wanted = parse_name(settings.name or "")
     if wanted.is_digits or settings.download:

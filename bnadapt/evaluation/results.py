@@ -83,7 +83,7 @@ class Verdict:
         sentences: Plain statements, the answer first.
         against_baseline: Best stage minus the untouched baseline; None where the baseline is unknown.
         against_control: Best stage minus the control; None where there is no control.
-        answer: ``helped``, ``hurt``, ``no difference`` or ``not compared``.
+        answer: ``helped``, ``uncontrolled``, ``hurt``, ``no difference`` or ``not compared``.
     """
 
     best: str

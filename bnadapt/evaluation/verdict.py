@@ -54,8 +54,8 @@ def judge(results: list[StageResult], *, resamples: int) -> Verdict:
     """Compare the best stage by validation with the untouched baseline and with the control, on the test images.
 
     ``helped`` means that the best stage beats the baseline and the control, with intervals above zero;
-    ``hurt`` that one of them beats it, with an interval below zero; anything else is ``no difference`` that
-    these data can show.
+    ``uncontrolled`` that it beats the baseline and there is no control; ``hurt`` that one of them beats it,
+    with an interval below zero; anything else is ``no difference`` that these data can show.
     """
     best = best_stage(results)
     tested = {result.name: result.test for result in results if result.test is not None}
@@ -71,7 +71,7 @@ def judge(results: list[StageResult], *, resamples: int) -> Verdict:
         kept += f" ({100 * best.test.accuracy:.1f} % of test images right)"
     sentences = [f"{_reading(answer, best.name, others)} {kept}."]
     sentences += [f"Against {NAMES[name]}: {points(each)}." for name, each in others.items()]
-    if CONTROL not in against and answer == "helped":
+    if answer == "uncontrolled":
         sentences.append("There is no control: more training alone may have done as much.")
     return Verdict(best.name, tuple(sentences), against.get(BASELINE), against.get(CONTROL), answer)
 
@@ -90,15 +90,16 @@ def _answer(best: str, others: dict[str, Difference]) -> str:
     if any(each.high < 0 for each in others.values()):
         return "hurt"
     if best != BASELINE and all(each.low > 0 for each in others.values()):
-        return "helped"
+        return "helped" if CONTROL in others else "uncontrolled"
     return "no difference"
 
 
 def _reading(answer: str, best: str, others: dict[str, Difference]) -> str:
     better = " and ".join(NAMES[name] for name, each in others.items() if each.high < 0)
     match answer:
-        case "helped":
-            return f"Adapting helped: it beats {' and '.join(NAMES[name] for name in others)}."
+        case "helped" | "uncontrolled":
+            start = "Adapting helped" if answer == "helped" else "Better than before"
+            return f"{start}: it beats {' and '.join(NAMES[name] for name in others)}."
         case "hurt":
             return f"Adapting did not pay: {better} did better on the test images."
         case "not compared":
@@ -106,4 +107,4 @@ def _reading(answer: str, best: str, others: dict[str, Difference]) -> str:
         case _ if best == BASELINE:
             return "Adapting did not help: nothing after the baseline did better on validation."
         case _:
-            return "Adapting made no difference to every control that these data can show."
+            return "These data do not show that adapting helped."

@@ -1,5 +1,7 @@
 """Networks of the user's own: loaded, and given the input and the head that a data set needs."""
 
+import re
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,11 +37,22 @@ def load_file(path: Path) -> keras.Model:
     try:
         return keras.saving.load_model(path, compile=False)
     except Exception as error:  # Keras raises whatever the reader below it raised
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(
-            f"model.path={path} cannot be loaded: {reason}. It must be a .keras file of Keras 3 with Keras' own "
-            "layers (save it with model.save('network.keras'))"
-        ) from error
+        raise ModelError(f"model.path={path} cannot be loaded: {_reason(path, str(error))}") from error
+
+
+def _reason(path: Path, error: str) -> str:
+    """Why Keras did not load a file, and what would work, in words that are true of bnadapt."""
+    if path.suffix != ".h5" and not zipfile.is_zipfile(path):
+        return "it is no .keras file; save the network with model.save('network.keras') in Keras 3"
+    if "Lambda" in error:
+        return "it holds a Lambda layer, whose code is not run out of a file; use a layer of Keras instead"
+    missing = re.search(r"Could not locate class '(\w+)'", error)
+    if missing:
+        return (
+            f"it needs the class {missing[1]}, which is not Keras' own; build the network of Keras' layers as a "
+            "Sequential or Functional model (subclassed models cannot be rewritten)"
+        )
+    return (error.strip().splitlines() or ["no reason was given"])[0]
 
 
 def fit_to_data(
@@ -54,7 +67,8 @@ def fit_to_data(
         always_new_head: Replace the head also where the number of classes fits.
 
     Raises:
-        ModelError: the network does not take one image tensor, or not of that shape.
+        ModelError: the network does not take one image tensor, or not of that shape, or does not return the
+            scores of classes of which one is right.
         SurgeryError: its head cannot be replaced.
     """
     if any(own not in (None, given) for own, given in zip(input_shape(network), image_shape, strict=True)):
@@ -62,6 +76,15 @@ def fit_to_data(
             f"the network takes images of shape {input_shape(network)}, the data gives {image_shape}"
         )
     outputs = network.output_shape
+    if len(network.outputs) != 1:
+        raise ModelError(
+            f"the network has {len(network.outputs)} outputs; it must have one, the scores of the classes"
+        )
+    if _last_activation(network) is keras.activations.sigmoid:
+        raise ModelError(
+            "the network ends in a sigmoid: it scores each class by itself, and bnadapt adapts networks that choose "
+            "one class. End it in a softmax, or in no activation"
+        )
     fits = isinstance(outputs, tuple) and len(outputs) == 2 and outputs[-1] == classes
     if fits and not always_new_head:
         return Fitted(network, None, ())
@@ -92,9 +115,13 @@ def input_shape(network: keras.Model) -> tuple[int | None, int | None, int | Non
 def ends_as_classifier(network: keras.Model) -> bool:
     """Whether the outputs are scores of classes, probabilities or a linear dense layer's, and not features."""
     last = calls(network)[-1].operation
-    if isinstance(last, keras.layers.Dense) and last.activation is keras.activations.linear:
+    if isinstance(last, keras.layers.Dense) and _last_activation(network) is keras.activations.linear:
         return True
     return len(network.output_shape) == 2 and returns_probabilities(network)
+
+
+def _last_activation(network: keras.Model) -> object:
+    return getattr(calls(network)[-1].operation, "activation", None)
 
 
 def returns_probabilities(network: keras.Model) -> bool:

@@ -2,13 +2,13 @@
 
 import hashlib
 import math
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import keras
 
+from bnadapt.config import UPPER
 from bnadapt.errors import FrozenWeightMovedError, SurgeryError
 from bnadapt.surgery.graph import layer_paths
 from bnadapt.surgery.head import head_layers
@@ -17,7 +17,6 @@ from bnadapt.surgery.sites import as_patterns, matches
 from bnadapt.surgery.tree import Entry, layer_tree, made_trainable, own_weights, set_flags, weights_by_path
 
 ALL, BATCH_NORM, HEAD, BIASES = "all", "batch_norm", "head", "biases"
-UPPER = re.compile(r"upper\s+(\d+(?:\.\d+)?)\s*%")
 LISTED_AT_MOST = 60
 
 

@@ -47,7 +47,7 @@ def plan(
     if passed_over:
         parts += ["", _passed_over(passed_over)]
     if stages:
-        parts += ["", _stages(stages)]
+        parts += ["", stage_table(stages)]
     return Group(*parts)
 
 
@@ -84,7 +84,8 @@ def _shortened(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMES_SHOWN]) + more
 
 
-def _stages(stages: Sequence[PlanStage]) -> Table:
+def stage_table(stages: Sequence[PlanStage]) -> Table:
+    """What each stage is going to do, a row each."""
     table = plain_table("stage", ">epochs", ">rate", "trains", ">parameters", "statistics")
     for stage in stages:
         rate = "-" if stage.learning_rate is None else f"{stage.learning_rate:g}"

@@ -7,6 +7,7 @@ from bnadapt.errors import TrackingError
 
 LOCAL_URI = "sqlite:///mlflow.db"
 _SQLITE = "sqlite:///"
+_STORES = ("http", "https", "databricks", "postgresql", "mysql", "mssql")
 
 
 def prepare_environment(telemetry: bool) -> None:
@@ -31,7 +32,7 @@ def resolve_uri(uri: str, working_directory: Path) -> str:
     """
     if uri.startswith(_SQLITE):
         return _absolute_sqlite(uri, working_directory)
-    if uri == "databricks" or ("://" in uri and not uri.startswith(("file:", "sqlite:"))):
+    if uri == "databricks" or uri.partition("://")[0].partition("+")[0] in _STORES:
         return uri
     raise TrackingError(
         f"tracking.uri={uri}: MLflow records in a database or on a server, not in a directory. "

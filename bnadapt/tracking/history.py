@@ -66,6 +66,15 @@ def stages_of(tracker: Tracker, run_id: str) -> dict[str, StoredStage]:
     return {name: stored for name, (_, stored) in ordered}
 
 
+def parameters_of(tracker: Tracker, run_id: str) -> dict[str, str]:
+    """The parameters of a pipeline's run, named by its own id or by that of one of its stages.
+
+    Raises:
+        TrackingError: as :func:`stages_of`.
+    """
+    return dict(_pipeline(tracker, run_id).data.params)
+
+
 def _pipeline(tracker: Tracker, run_id: str) -> Run:
     try:
         run = tracker.client.get_run(run_id)

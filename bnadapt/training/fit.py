@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 import keras
@@ -43,6 +43,17 @@ class Trained:
     steps: int
     kept_epoch: int
     moved: tuple[str, ...]
+
+    def then(self, further: "Trained") -> "Trained":
+        """This training and a further one of the same network as one, the further one's epochs counted on."""
+        done = len(self.history)
+        return Trained(
+            max(self.trainable, further.trainable),
+            (*self.history, *(replace(epoch, number=epoch.number + done) for epoch in further.history)),
+            self.steps + further.steps,
+            further.kept_epoch + done if further.history else self.kept_epoch,
+            tuple(sorted({*self.moved, *further.moved})),
+        )
 
 
 def train_stage(

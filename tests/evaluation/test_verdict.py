@@ -87,7 +87,7 @@ def test_of_stages_that_tie_the_lowest_loss_wins_and_of_equal_ones_the_earliest(
             0.9,
             0.9,
             "no difference",
-            "Adapting made no difference to every control that these data can show.",
+            "These data do not show that adapting helped.",
         ),
     ],
 )
@@ -118,7 +118,8 @@ def test_where_only_more_training_beats_the_baseline_the_verdict_says_so() -> No
 
 def test_without_a_control_help_is_not_proven_and_the_verdict_says_so() -> None:
     verdict = judge([result("baseline", 0.5, 0.5), result("adapt", 0.9, 0.9)], resamples=500)
-    assert verdict.answer == "helped"
+    assert verdict.answer == "uncontrolled"
+    assert verdict.sentences[0].startswith("Better than before: it beats the untouched baseline.")
     assert verdict.sentences[-1] == "There is no control: more training alone may have done as much."
 
 

@@ -109,14 +109,46 @@ def test_a_file_is_loaded(tmp_path: Path) -> None:
 def test_a_file_that_is_no_network_is_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "network.keras"
     path.write_bytes(content)
-    with pytest.raises(
-        ModelError, match=r"network\.keras cannot be loaded: .*It must be a \.keras file of Keras 3"
-    ):
+    with pytest.raises(ModelError, match=r"network\.keras cannot be loaded: it is no \.keras file; save the"):
         load_file(path)
 
 
 def test_a_file_with_code_in_it_is_not_run(tmp_path: Path) -> None:
     given = network(keras.layers.Lambda(lambda x: x * 2))
     given.save(tmp_path / "network.keras")
-    with pytest.raises(ModelError, match="cannot be loaded"):
+    with pytest.raises(ModelError, match="it holds a Lambda layer, whose code is not run out of a file"):
         load_file(tmp_path / "network.keras")
+
+
+def test_a_network_of_somebodys_own_class_is_refused(tmp_path: Path) -> None:
+    class Mine(keras.Model):
+        def call(self, inputs):  # noqa: ANN
+            return inputs
+
+    mine = Mine()
+    mine(IMAGES)
+    mine.save(tmp_path / "network.keras")
+    with pytest.raises(
+        ModelError, match=r"it needs the class Mine, .*\(subclassed models cannot be rewritten\)"
+    ):
+        load_file(tmp_path / "network.keras")
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        [keras.layers.Dense(10, activation="sigmoid")],
+        [keras.layers.Dense(1), keras.layers.Activation("sigmoid")],
+    ],
+)
+def test_a_sigmoid_at_the_end_is_refused(last: list[keras.Layer]) -> None:
+    with pytest.raises(ModelError, match="ends in a sigmoid: .* End it in a softmax, or in no activation"):
+        fit_to_data(network(keras.layers.Flatten(), *last), (8, 8, 1), 10)
+
+
+def test_two_outputs_are_refused() -> None:
+    images = keras.Input((8, 8, 1))
+    flat = keras.layers.Flatten()(images)
+    two = keras.Model(images, [keras.layers.Dense(3)(flat), keras.layers.Dense(3)(flat)])
+    with pytest.raises(ModelError, match="the network has 2 outputs; it must have one"):
+        fit_to_data(two, (8, 8, 1), 3)
