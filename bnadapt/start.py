@@ -266,7 +266,7 @@ def _plan_control(settings: Settings, network: keras.Model) -> PlanStage:
         name=CONTROL,
         epochs=sum(how.epochs for how in settings.schedule.values()),
         learning_rate=None,
-        trains="all, at the same rates, without insertion",
+        trains="all, no insertion",
         trainable=trainable_parameters(network),
         statistics="",
     )

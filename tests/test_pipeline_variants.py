@@ -59,17 +59,21 @@ def test_going_on_keeps_what_the_earlier_run_was_and_refuses_other_data_unasked(
     expected = {"model": "cnn 4-64", "placement": "after_activation", "schedule.adapt.epochs": "1"}
     assert expected.items() <= later.parent.data.params.items()
     assert later.parent.info.run_name == "digits cnn after s0"
-    folder = tmp_path / "pictures"
+
+
+def test_going_on_with_other_data_is_refused_unless_they_are_named(tmp_path: Path) -> None:
     for name in ("cat", "dog"):
-        (folder / name).mkdir(parents=True)
-        for number in range(8):
-            Image.new("L", (8, 8), number).save(folder / name / f"{number}.png")
-    own = tmp_path / "mine" / "data"
-    own.mkdir(parents=True)
-    (own / "digits.yaml").write_text(f"source: folder\npath: {folder}\n")
-    other = bnadapt("--config-dir", "mine", "stages=[adapt]", f"from_run={first.run_id}", cwd=tmp_path)
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for number in range(12):
+            Image.new("L", (8, 8), number).save(tmp_path / "pictures" / name / f"{number}.png")
+    own = ["data=folder", "data.path=pictures", "data.batch_size=4"]
+    first = bnadapt(*own, *QUICK, "stages=[baseline,insert]", cwd=tmp_path)
+    assert first.code == 0, first.errors
+    other = bnadapt(*QUICK, "stages=[adapt]", f"from_run={first.run_id}", cwd=tmp_path)
     assert other.code == 1
-    assert "worked on digits, this command on pictures: repeat the settings of that run" in other.errors
+    assert "worked on pictures, this command on digits: repeat the settings of that run" in other.errors
+    same = bnadapt(*own, *QUICK, "stages=[adapt]", f"from_run={first.run_id}", cwd=tmp_path)
+    assert same.code == 0, same.errors
 
 
 def test_the_control_repeats_the_schedules_steps_and_rates(tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def test_a_file_with_code_in_it_is_not_run(tmp_path: Path) -> None:
 
 def test_a_network_of_somebodys_own_class_is_refused(tmp_path: Path) -> None:
     class Mine(keras.Model):
-        def call(self, inputs):  # noqa: ANN
+        def call(self, inputs):
             return inputs
 
     mine = Mine()
@@ -142,7 +142,7 @@ def test_a_network_of_somebodys_own_class_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_sigmoid_at_the_end_is_refused(last: list[keras.Layer]) -> None:
-    with pytest.raises(ModelError, match="ends in a sigmoid: .* End it in a softmax, or in no activation"):
+    with pytest.raises(ModelError, match=r"ends in a sigmoid: .* End it in a softmax, or in no activation"):
         fit_to_data(network(keras.layers.Flatten(), *last), (8, 8, 1), 10)
 
 
