@@ -101,7 +101,7 @@ def _baseline(work: "_Work", stage: OpenStage, network: keras.Model, start: Star
         keras.utils.set_random_seed(_seed(work.settings.seed, "head"))
         network = fit_to_data(network, work.splits.image_shape, len(work.splits.classes)).network
         head_only = replace(work.settings.baseline, train=[HEAD])
-        trained = trained.then(work.fit(stage, network, BASELINE, head_only, after=trained))
+        trained = trained.then(work.fit(stage, network, f"{BASELINE}/{HEAD}", head_only, after=trained))
     # Accuracies on another data set would not belong on the same curve.
     stage.finish(network, trained, with_history=start.source_splits is work.splits)
     return network
@@ -173,8 +173,8 @@ def _control(work: "_Work") -> None:
         network = work.ledger.network(BASELINE)
         stage.log_start(network)
         trained = Trained(0, (), 0, 0, ())
-        for how in parts.values():
-            trained = trained.then(work.fit(stage, network, CONTROL, how, after=trained))
+        for name, how in parts.items():
+            trained = trained.then(work.fit(stage, network, f"{CONTROL}/{name}", how, after=trained))
         stage.finish(network, trained)
 
 
@@ -227,7 +227,7 @@ class _Work:
             evaluation_batch_size=self.settings.evaluation.batch_size,
             samples=self.settings.insertion.samples,
             from_logits=self.from_logits,
-            seed=_seed(self.settings.seed, f"{name} {done}" if done else name),
+            seed=_seed(self.settings.seed, name),
             display=self.display,
             on_epoch=lambda epoch: stage.log_epoch(
                 replace(epoch, number=epoch.number + done), prefix="source_" if elsewhere else ""

@@ -53,7 +53,7 @@ def test_the_account_reads_in_order(finished: Finished) -> None:
         r"^insert: 2 batch normalization layers; largest change of any output on the 130 validation images",
         r"^adapt: epoch 1/1",
         r"^finetune: epoch 1/1",
-        r"^control: epoch 2/2",
+        r"^control/finetune: epoch 1/1",
         r"^kept: \w+ in .*best.keras",
         r"^baseline .* 36 ",
         r"Best stage by validation: ",

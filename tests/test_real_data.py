@@ -18,7 +18,7 @@ ALL_STAGES = ["1_baseline", "2_insert", "3_adapt", "4_finetune", "5_control", "6
         (["data=fashion_mnist", "placement=after_activation"], 0.7),
         (["data=usps"], 0.8),
         (["data=tfds", "data.name=cmaterdb/bangla"], 0.5),
-        (["data@baseline_data=mnist", "data=usps", "baseline_data.train_limit=5000"], 0.6),
+        (["data@baseline_data=mnist", "data=usps", "baseline_data.train_limit=5000"], 0.3),
     ],
 )
 def test_a_set_of_tensorflow_datasets(

@@ -42,8 +42,8 @@ class Display:
             yield _Nothing()
         else:
             columns = (  # 80 characters in all
-                TextColumn("{task.description:<9}"),
-                BarColumn(bar_width=16),
+                TextColumn("{task.description:<16}"),
+                BarColumn(bar_width=10),
                 TextColumn("{task.percentage:>3.0f}%"),
                 TimeRemainingColumn(),
                 TextColumn("left {task.fields[scores]}"),
