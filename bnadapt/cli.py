@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -132,7 +133,7 @@ def _tags() -> dict[str, str]:
 def _command() -> list[str]:
     """The words of a command that repeats this job alone, also where it is one of a sweep."""
     options = []
-    for word, following in zip(sys.argv[1:], [*sys.argv[2:], ""], strict=True):
+    for word, following in pairwise([*sys.argv[1:], ""]):
         if word in ("--config-dir", "-cd", "--config-name", "-cn"):
             options += [word, following]
         elif word.startswith(("--config-dir=", "--config-name=")):

@@ -14,6 +14,15 @@ from bnadapt.pipeline import run_pipeline
 from tests.command import QUICK, bnadapt, start
 
 
+def test_the_command_without_arguments_runs_the_whole_procedure(tmp_path: Path) -> None:
+    result = bnadapt(cwd=tmp_path)
+    assert result.code == 0, result.errors
+    assert result.errors == ""
+    assert list(result.children())[-1] == "6_evaluate"
+    # The digits are easy: a procedure that breaks the network anywhere stays far below.
+    assert result.parent.data.metrics["test_accuracy"] > 0.88
+
+
 def test_a_failed_stage_is_marked_and_what_was_before_it_stays(tmp_path: Path) -> None:
     result = bnadapt(*QUICK, "schedule.adapt.train=['conv.*']", "stages=[baseline,insert]", cwd=tmp_path)
     assert result.code == 0

@@ -218,3 +218,18 @@ def test_progress_is_shown(
     for text in [*shows, "val_accuracy"]:
         assert text in output
     assert ("\x1b" in output) == (mode == "bars")
+
+
+def test_two_trainings_one_after_the_other_count_as_one() -> None:
+    def epochs(*losses: float) -> tuple[Epoch, ...]:
+        return tuple(Epoch(n, 0.5, loss, 0.5, loss, 0.1, 1.0) for n, loss in enumerate(losses, start=1))
+
+    first = Trained(10, epochs(3.0, 2.0), 20, 2, ("a/kernel", "b/kernel"))
+    second = Trained(4, epochs(1.0), 10, 1, ("b/kernel", "c/gamma"))
+    both = first.then(second)
+    assert [(epoch.number, epoch.loss) for epoch in both.history] == [(1, 3.0), (2, 2.0), (3, 1.0)]
+    assert (both.trainable, both.steps, both.kept_epoch) == (10, 30, 3)
+    assert both.moved == ("a/kernel", "b/kernel", "c/gamma")
+    nothing = Trained(0, (), 0, 0, ())
+    assert nothing.then(first) == first
+    assert first.then(nothing) == first
