@@ -78,10 +78,12 @@ def judge(results: list[StageResult], *, resamples: int) -> Verdict:
 
 def points(difference: Difference) -> str:
     """A difference of accuracies in percentage points with its interval."""
-    return (
-        f"{100 * difference.estimate:+.1f} points (95 % interval {100 * difference.low:+.1f} to "
-        f"{100 * difference.high:+.1f})"
+    # Adding zero turns a negative zero, which would read as a loss, into a plain one.
+    estimate, low, high = (
+        f"{round(100 * share, 1) + 0.0:+.1f}"
+        for share in (difference.estimate, difference.low, difference.high)
     )
+    return f"{estimate} points (95 % interval {low} to {high})"
 
 
 def _answer(best: str, others: dict[str, Difference]) -> str:

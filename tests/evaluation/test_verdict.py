@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bnadapt.evaluation.results import Scores, StageResult
-from bnadapt.evaluation.verdict import best_stage, difference, judge
+from bnadapt.evaluation.results import Difference, Scores, StageResult
+from bnadapt.evaluation.verdict import best_stage, difference, judge, points
 
 
 def scores(correct: np.ndarray) -> Scores:
@@ -127,3 +127,7 @@ def test_without_a_baseline_nothing_is_compared() -> None:
     verdict = judge([result("adapt", 0.9, 0.9)], resamples=500)
     assert verdict.answer == "not compared"
     assert verdict.sentences[0].startswith("Nothing was compared: there is no baseline among the stages.")
+
+
+def test_differences_are_told_in_points_and_zero_has_no_minus() -> None:
+    assert points(Difference(-0.0004, -0.0123, 0.05)) == "+0.0 points (95 % interval -1.2 to +5.0)"
