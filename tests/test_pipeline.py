@@ -56,8 +56,8 @@ def test_the_account_reads_in_order(finished: Finished) -> None:
         r"^control/finetune: epoch 1/1",
         r"^kept: \w+ in .*best.keras",
         r"^baseline .* 36 ",
-        r"Best stage by validation: ",
-        r"Against the baseline trained further without BN: .* points \(95 % interval ",
+        r"Best\s+stage\s+by\s+validation:\s",
+        r"Against\s+the\s+baseline\s+trained\s+further\s+without\s+BN:\s+\S+\s+points\s+\(95 % interval\s",
         r"^run: \w{32}$",
         r"^look at the runs: bnadapt ui$",
     ]

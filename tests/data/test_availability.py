@@ -20,11 +20,19 @@ def message(settings: DataSettings) -> str:
 
 
 def test_prepared_sets_and_folders_are_available(settings: Make, tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "1.png").touch()
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").touch()
     check_available(settings("mini"))
     check_available(settings("mini:1.2.3"))
     check_available(DataSettings(source="folder", path=str(tmp_path)))
+
+
+def test_one_class_is_not_enough(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.png").touch()
+    with pytest.raises(DataError, match=r"holds one class folder \(a\); at least 2 are needed"):
+        check_available(DataSettings(source="folder", path=str(tmp_path)))
 
 
 def test_digits_and_downloads_are_left_to_loading(tmp_path: Path) -> None:
