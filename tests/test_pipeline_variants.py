@@ -48,6 +48,7 @@ def test_a_failed_stage_is_marked_and_what_was_before_it_stays(tmp_path: Path) -
     }
 
 
+@pytest.mark.slow
 def test_stages_done_anew_leave_out_what_came_after_them_before(tmp_path: Path) -> None:
     whole = bnadapt(*QUICK, cwd=tmp_path)
     anew = bnadapt(*QUICK, "stages=[adapt,evaluate]", f"from_run={whole.run_id}", cwd=tmp_path)
@@ -70,6 +71,7 @@ def test_going_on_keeps_what_the_earlier_run_was_and_refuses_other_data_unasked(
     assert later.parent.info.run_name == "digits cnn after s0"
 
 
+@pytest.mark.slow
 def test_going_on_with_other_data_is_refused_unless_they_are_named(tmp_path: Path) -> None:
     for name in ("cat", "dog"):
         (tmp_path / "pictures" / name).mkdir(parents=True)
@@ -175,6 +177,7 @@ def test_from_scratch_the_control_is_the_same_network_without_batch_normalizatio
     assert children["3_scratch"].data.metrics["steps"] == children["4_control"].data.metrics["steps"] == 36
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments", [["placement=none"], ["placement=after_activation", "schedule=gradual"]]
 )
@@ -191,6 +194,7 @@ def test_other_placements_and_schedules_run(arguments: list[str], tmp_path: Path
         assert "adapt: nothing to train, the network has no batch normalization" in result.output
 
 
+@pytest.mark.slow
 def test_a_sweep_makes_a_run_for_every_job_under_one_experiment(tmp_path: Path) -> None:
     sweep = ["-m", "seed=0,1", "placement=before_activation,after_activation"]
     result = bnadapt(*sweep, *QUICK, "evaluation.control=false", cwd=tmp_path)
