@@ -180,11 +180,10 @@ def _control(work: "_Work") -> None:
 
 def _evaluate(work: "_Work") -> Verdict:
     """Score every stage on the test images, which nothing has read before, and judge."""
-    with work.ledger.stage(EVALUATE) as stage:
+    with work.ledger.stage(EVALUATE):
         for result in work.ledger.results:
             work.ledger.test(result.name)
         verdict = judge(work.ledger.results, resamples=work.settings.evaluation.bootstrap)
-        stage.run.log_text("verdict.txt", "\n".join(verdict.sentences))
         path = work.ledger.keep_best(verdict.best)
         work.say(f"kept: {verdict.best} in {path}")
     return verdict

@@ -148,7 +148,7 @@ def _require_same_data(
     settings: Settings, before: Mapping[str, str], target: Description, command: Sequence[str]
 ) -> None:
     """Refuse to go on with other data than the earlier run's, unless the command names them."""
-    named = any(word.startswith(("data=", "data.")) for word in command)
+    named = any(word.startswith(("data=", "data.name=", "data.path=")) for word in command)
     if before.get("data", target.name) != target.name and not named:
         raise StageError(
             f"run {settings.from_run} worked on {before['data']}, this command on {target.name}: repeat the "

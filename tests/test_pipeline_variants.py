@@ -80,7 +80,7 @@ def test_going_on_with_other_data_is_refused_unless_they_are_named(tmp_path: Pat
     own = ["data=folder", "data.path=pictures", "data.batch_size=4"]
     first = bnadapt(*own, *QUICK, "stages=[baseline,insert]", cwd=tmp_path)
     assert first.code == 0, first.errors
-    other = bnadapt(*QUICK, "stages=[adapt]", f"from_run={first.run_id}", cwd=tmp_path)
+    other = bnadapt("data.batch_size=4", *QUICK, "stages=[adapt]", f"from_run={first.run_id}", cwd=tmp_path)
     assert other.code == 1
     assert "worked on pictures, this command on digits: repeat the settings of that run" in other.errors
     same = bnadapt(*own, *QUICK, "stages=[adapt]", f"from_run={first.run_id}", cwd=tmp_path)
