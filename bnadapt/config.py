@@ -16,6 +16,7 @@ ACTIVATIONS = (
     "relu", "elu", "gelu", "leaky_relu", "mish", "relu6", "selu", "sigmoid", "silu", "softplus", "swish", "tanh",
 )  # fmt: skip
 UPPER = re.compile(r"upper\s+(\d+(?:\.\d+)?)\s*%")  # a share of the layers, from the output
+SHIFTS = ("contrast", "brightness", "noise", "blur", "rotation", "inversion")
 FIXED_STAGES = (BASELINE, INSERT, CONTROL, EVALUATE)
 
 
@@ -68,6 +69,28 @@ class DataSettings:
     )
     split_seed: int = setting(0, "which images are held out; independent of seed", minimum=0)
     train_limit: int | None = setting(None, "use at most so many training images", minimum=1)
+    labels_per_class: int | None = setting(
+        None,
+        "train on so many labelled images of each class; the other training images stay, without their labels, for "
+        "the statistics of batch normalization",
+        minimum=1,
+    )
+    labels_fraction: float | None = setting(
+        None,
+        "train on this part of each class instead of labels_per_class, at least one image",
+        above=0,
+        below=1,
+    )
+    labels_seed: int = setting(
+        0, "which images have labels; a larger number of labels only adds some", minimum=0
+    )
+    shift: str = setting(
+        "none",
+        "none, or a controlled change of every image: contrast, brightness, noise, blur, rotation, inversion",
+        choices=("none", *SHIFTS),
+    )
+    severity: int = setting(3, "of the shift, 1 to 5", minimum=1, below=6)
+    shift_seed: int = setting(0, "of what is random in the shift", minimum=0)
     batch_size: int = setting(64, "images per training step", minimum=1)
     memory_limit: int = setting(
         2048, "MiB of decoded images per split that are kept in memory; larger splits are streamed", minimum=0
@@ -337,6 +360,11 @@ def _data_contradictions(prefix: str, data: DataSettings) -> list[str]:
         )
     if data.image_size is not None and (len(data.image_size) != 2 or min(data.image_size) < 1):
         mistakes.append(f"{prefix}.image_size={data.image_size}: give [height,width] in pixels")
+    if data.labels_per_class is not None and data.labels_fraction is not None:
+        mistakes.append(
+            f"{prefix}.labels_per_class={data.labels_per_class} and {prefix}.labels_fraction={data.labels_fraction} "
+            "both say how many images have labels: give one of them"
+        )
     if data.validation_fraction + data.test_fraction >= 1:
         mistakes.append(
             f"{prefix}.validation_fraction={data.validation_fraction} and {prefix}.test_fraction="

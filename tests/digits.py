@@ -20,6 +20,7 @@ def digit_splits(train: int = 600, validation: int = 150, test: int = 200) -> Sp
         classes=tuple("0123456789"),
         image_shape=(8, 8, 1),
         train=parts["train"],
+        unlabelled=parts["train"],
         validation=parts["validation"],
         test=parts["test"],
         digest="0" * 64,

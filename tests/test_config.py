@@ -31,6 +31,12 @@ def test_valid_settings_pass() -> None:
         (lambda s: setattr(s.data, "test_fraction", 0.95), "leave nothing to train on"),
         (lambda s: setattr(s.data, "name", None), "data.name is missing: data=tfds needs data.name=NAME"),
         (lambda s: setattr(s.data, "path", "x"), "data.path=x is used by data=folder only"),
+        (lambda s: setattr(s.data, "shift", "fog"), "data.shift=fog: choose one of none, contrast, brightness"),
+        (lambda s: setattr(s.data, "severity", 6), "data.severity=6: must be less than 6"),
+        (
+            lambda s: s.data.__dict__.update(labels_per_class=10, labels_fraction=0.1),
+            "data.labels_per_class=10 and data.labels_fraction=0.1 both say how many images have labels",
+        ),
         (
             lambda s: setattr(s.data, "source", "folder"),
             "data.path is missing: data=folder needs data.path=DIR",

@@ -69,6 +69,42 @@ def plan(
     return shares, notes
 
 
+def with_labels(train: Share, labels: np.ndarray, settings: DataSettings) -> tuple[Share, list[str]]:
+    """The training images whose labels may be used, and notes on them; the share itself where all may.
+
+    Of every class the first ones in an order that ``data.labels_seed`` decides: more labels only add images.
+
+    Args:
+        train: Positions of all training images.
+        labels: Of the whole part that the share refers to, int64.
+        settings: ``labels_per_class`` or ``labels_fraction``, and the seed.
+    """
+    if settings.labels_per_class is None and settings.labels_fraction is None:
+        return train, []
+    generator = np.random.MT19937(np.random.SeedSequence(settings.labels_seed))
+    order = np.random.RandomState(generator).permutation(len(labels))
+    mine = order[np.isin(order, train.indices)]
+    chosen, short = [], 0
+    for label in np.unique(labels[train.indices]):
+        of_class = mine[labels[mine] == label]
+        count = settings.labels_per_class or max(1, round(len(of_class) * (settings.labels_fraction or 0)))
+        short += len(of_class) < count
+        chosen.append(of_class[:count])
+    indices = np.sort(np.concatenate(chosen))
+    wanted = (
+        f"data.labels_per_class={settings.labels_per_class}"
+        if settings.labels_per_class
+        else f"data.labels_fraction={settings.labels_fraction}"
+    )
+    notes = [
+        f"train: labels of {len(indices)} of the {len(train.indices)} images ({wanted}, "
+        f"data.labels_seed={settings.labels_seed}); the others serve statistics only"
+    ]
+    if short:
+        notes.append(f"classes with fewer than {settings.labels_per_class} training images: {short}")
+    return Share(train.part, indices), notes
+
+
 def _require_distinct(parts: Mapping[str, str | None]) -> None:
     seen: dict[str, str] = {}
     for role, part in parts.items():

@@ -5,11 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import tensorflow as tf
 
 from bnadapt.config import DataSettings
-from bnadapt.data.holdout import Share, plan
+from bnadapt.data.holdout import Share, plan, with_labels
 from bnadapt.data.image_files import ImageFolder
 from bnadapt.data.records import Records, Source, require_channels, resize
+from bnadapt.data.shift import shifted
 from bnadapt.data.splits import ArraySplit, Split, Splits, StreamedSplit
 from bnadapt.data.tfds_set import TfdsSet
 from bnadapt.errors import DataError
@@ -52,7 +54,8 @@ def describe(settings: DataSettings) -> Description:
     source = _open(settings)
     shares, _ = _plan(source, settings)
     sizes = {role: len(shares[role].indices) for role in _ROLES}
-    return Description(source.name, source.classes, source.image_shape, source.channels, sizes)
+    name = _name(source.name, settings)
+    return Description(name, source.classes, source.image_shape, source.channels, sizes)
 
 
 def choose_image_shape(
@@ -95,24 +98,39 @@ def load(settings: DataSettings, image_shape: tuple[int, int, int]) -> Splits:
         shares, notes = plan({role: source.part(role) for role in _ROLES}, sizes, settings)
     notes += more
     notes += _shape_notes(source, image_shape)
+    every = shares["train"]
+    shares["train"], labelled = with_labels(every, records[every.part].labels, settings)
+    notes += labelled
     notes += _content_notes(source, shares, records)
     splits = {role: _split(role, shares[role], records, image_shape, settings) for role in _ROLES}
+    splits["unlabelled"] = (
+        splits["train"]
+        if shares["train"] is every
+        else _split("unlabelled", every, records, image_shape, settings)
+    )
     notes += [
         f"{role}: decoded anew in every pass, more than data.memory_limit={settings.memory_limit} MiB"
         for role, split in splits.items()
-        if isinstance(split, StreamedSplit)
+        if isinstance(split, StreamedSplit) and not (role == "unlabelled" and split is splits["train"])
     ]
-    digest = _digest(source, image_shape, shares, records)
+    if settings.shift != "none":
+        notes.append(f"every image is changed: {settings.shift}, severity {settings.severity} of 5")
+    digest = _digest(source, image_shape, {**shares, "unlabelled": every}, records, settings)
     return Splits(
-        source.name,
+        _name(source.name, settings),
         source.classes,
         image_shape,
         splits["train"],
+        splits["unlabelled"],
         splits["validation"],
         splits["test"],
         digest,
         tuple(notes),
     )
+
+
+def _name(name: str, settings: DataSettings) -> str:
+    return name if settings.shift == "none" else f"{name} {settings.shift} {settings.severity}"
 
 
 def _open(settings: DataSettings) -> Source:
@@ -139,7 +157,7 @@ def _split(
     streamed = StreamedSplit(
         role,
         part.select(share.indices),
-        lambda record: resize(part.decode(record), height, width),
+        lambda record: _image(part.decode(record), height, width, settings),
         labels,
         image_shape,
         part.block,
@@ -147,6 +165,14 @@ def _split(
     if len(labels) * int(np.prod(image_shape)) > settings.memory_limit * _MEBIBYTE:
         return streamed
     return ArraySplit(role, lambda: _decode_all(streamed), labels, image_shape)
+
+
+def _image(decoded: tf.Tensor, height: int, width: int, settings: DataSettings) -> tf.Tensor:
+    image = resize(decoded, height, width)
+    if settings.shift == "none":
+        return image
+    image = tf.ensure_shape(image, (height, width, decoded.shape[-1]))
+    return shifted(image, settings.shift, settings.severity, settings.shift_seed)
 
 
 def _decode_all(split: Split) -> np.ndarray:
@@ -190,10 +216,17 @@ def _content_notes(source: Source, shares: dict[str, Share], records: dict[str, 
 
 
 def _digest(
-    source: Source, image_shape: tuple[int, int, int], shares: dict[str, Share], records: dict[str, Records]
+    source: Source,
+    image_shape: tuple[int, int, int],
+    shares: dict[str, Share],
+    records: dict[str, Records],
+    settings: DataSettings,
 ) -> str:
     digest = hashlib.sha256(repr((source.classes, image_shape)).encode())
-    for role in _ROLES:
+    if settings.shift != "none":
+        digest.update(repr((settings.shift, settings.severity, settings.shift_seed)).encode())
+    whole = shares["unlabelled"] is shares["train"]
+    for role in _ROLES if whole else (*_ROLES, "unlabelled"):
         part, indices = records[shares[role].part], shares[role].indices
         digest.update(role.encode())
         digest.update(b"".join(part.digests[index] for index in indices))

@@ -208,6 +208,8 @@ class Splits:
         classes: Names of the classes, in the order of the labels 0, 1, ...
         image_shape: ``(height, width, channels)`` of every image.
         train: Split to train on.
+        unlabelled: All training images, of which only the pixels may be used; ``train`` itself where all of them
+            have labels.
         validation: Split to choose by; no image of it is in train.
         test: Split to judge by; its images are not decoded before they are asked for.
         digest: SHA-256 over classes, image shape, and the encoded images and labels of the three splits
@@ -219,6 +221,7 @@ class Splits:
     classes: tuple[str, ...]
     image_shape: tuple[int, int, int]
     train: Split
+    unlabelled: Split
     validation: Split
     test: Split
     digest: str

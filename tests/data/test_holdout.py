@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bnadapt.config import DataSettings
-from bnadapt.data.holdout import Share, plan
+from bnadapt.data.holdout import Share, plan, with_labels
 from bnadapt.errors import DataError
 
 SETTINGS = DataSettings(validation_fraction=0.1, test_fraction=0.2)
@@ -89,3 +89,42 @@ def test_two_roles_may_not_share_a_part() -> None:
         r"own; parts are written 'test\[:80%\]'",
     ):
         plan({"train": "train", "validation": "test", "test": "test"}, {"train": 5, "test": 5}, SETTINGS)
+
+
+LABELS = np.repeat([0, 1, 2], [50, 30, 4])
+EVERY_SECOND = Share("train", np.arange(0, 84, 2))
+
+
+def labelled(**settings: object) -> tuple[np.ndarray, list[str]]:
+    share, notes = with_labels(EVERY_SECOND, LABELS, DataSettings(**settings))  # type: ignore[arg-type]
+    return share.indices, notes
+
+
+def test_without_a_number_every_label_may_be_used() -> None:
+    share, notes = with_labels(EVERY_SECOND, LABELS, DataSettings())
+    assert share is EVERY_SECOND
+    assert notes == []
+
+
+def test_more_labels_only_add_images() -> None:
+    before: set[int] = set()
+    for count in (1, 2, 5, 10):
+        indices, _ = labelled(labels_per_class=count)
+        assert np.bincount(LABELS[indices]).tolist() == [count, count, min(count, 2)]
+        assert np.all(np.diff(indices) > 0)
+        assert before < set(indices.tolist()) <= set(EVERY_SECOND.indices.tolist())
+        before = set(indices.tolist())
+    _, notes = labelled(labels_per_class=5)
+    assert notes == [
+        "train: labels of 12 of the 42 images (data.labels_per_class=5, data.labels_seed=0); the others serve "
+        "statistics only",
+        "classes with fewer than 5 training images: 1",
+    ]
+
+
+def test_a_fraction_is_one_of_each_class_and_never_nothing() -> None:
+    indices, notes = labelled(labels_fraction=0.2)
+    assert np.bincount(LABELS[indices]).tolist() == [5, 3, 1]
+    assert "data.labels_fraction=0.2" in notes[0]
+    other, _ = labelled(labels_fraction=0.2, labels_seed=1)
+    assert set(other.tolist()) != set(indices.tolist())
