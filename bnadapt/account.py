@@ -1,24 +1,40 @@
-"""What a person sees of a pipeline: the plan before it, the outcome after it, and both in MLflow."""
+"""What a person sees of a pipeline: the plan before it, the outcome and the report after it, and all in MLflow."""
 
 import os
 import shlex
 from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime
 from io import StringIO
 
+import numpy as np
 from rich.console import Console
 
 from bnadapt.config import BASELINE, EVALUATE, INSERT, Settings, TrackingSettings, chosen_stages
-from bnadapt.evaluation.results import Verdict
-from bnadapt.ledger import Ledger
-from bnadapt.report.comparisons import accuracy_by_stage, recall_change
-from bnadapt.report.curves import accuracy_curve, loss_curves
-from bnadapt.report.plan import plan, stage_table
-from bnadapt.report.tables import results_markdown, results_rows, results_table, verdict_text
+from bnadapt.data.splits import Splits
+from bnadapt.evaluation.advice import Evidence, advise
+from bnadapt.evaluation.changes import Changes, changed_images, images_at
+from bnadapt.evaluation.results import Advice, Verdict
+from bnadapt.ledger import Ledger, attempt
+from bnadapt.report.contents import contents
+from bnadapt.report.drawings import drawings
+from bnadapt.report.material import Material
+from bnadapt.report.page import Plot, html, markdown
+from bnadapt.report.plan import POSITIONS, plan, stage_table
+from bnadapt.report.tables import (
+    advice_text,
+    diagnosis_rows,
+    results_markdown,
+    results_rows,
+    results_table,
+    verdict_text,
+)
 from bnadapt.stages import with_stages
 from bnadapt.start import Start
 from bnadapt.tracking.runs import PipelineRun
 from bnadapt.tracking.store import Tracker
 from bnadapt.tracking.ui import ui_command, ui_url
+from bnadapt.tracking.versions import versions
 
 PLAN_WIDTH = 120
 
@@ -26,13 +42,9 @@ PLAN_WIDTH = 120
 def print_plan(console: Console, settings: Settings, start: Start) -> None:
     """Say what will be done: the data, what was changed to fit, where BN goes, what each stage trains."""
     splits = start.splits
-    height, width, channels = splits.image_shape
-    sizes = ", ".join(
-        f"{split.size:,} {split.name}" for split in (splits.train, splits.validation, splits.test)
-    )
     lines = [
         f"{start.parameters['baseline_data']} -> {splits.name}" if start.transfers else splits.name,
-        f"  {sizes} images of {height}x{width}x{channels}, {len(splits.classes)} classes",
+        f"  {_sizes(splits)} images of {_shape(splits)}, {len(splits.classes)} classes",
         f"  network: {start.parameters['model']}; stages: {', '.join(chosen_stages(settings))}",
         *(f"  {note}" for note in start.notes),
     ]
@@ -60,21 +72,16 @@ def record_start(run: PipelineRun, settings: Settings, start: Start) -> None:
 
 
 def record(run: PipelineRun, start: Start, ledger: Ledger, verdict: Verdict | None) -> None:
-    """Put the table of stages and the plots into the pipeline's run."""
+    """Put the tables, the verdict and the report with its plots into the pipeline's run."""
     results, best = ledger.results, verdict.best if verdict else None
     run.log_table(results_rows(results, best), "stages.csv")
     run.log_text("stages.md", results_markdown(results, best))
-    run.log_figure(accuracy_curve(results, best), "plots/validation_accuracy.png")
-    run.log_figure(loss_curves(results), "plots/loss.png")
-    run.log_figure(accuracy_by_stage(results, best), "plots/accuracy_by_stage.png")
-    by_name = {result.name: result for result in results}
     if verdict is not None:
         run.log_verdict(verdict.answer)
         run.log_text("verdict.txt", "\n".join(verdict.sentences))
-        before, after = (by_name[name].test if name in by_name else None for name in (BASELINE, verdict.best))
-        if before is not None and after is not None:
-            figure = recall_change(before, after, start.splits.classes, after_name=verdict.best)
-            run.log_figure(figure, "plots/recall_change.png")
+        run.describe(f"{' '.join(verdict.sentences)}\n\n{results_markdown(results, best)}")
+    attempt("the tables of layers", lambda: _record_layers(run, ledger))
+    attempt("the report", lambda: _report(start, ledger, verdict))
 
 
 def print_outcome(
@@ -85,19 +92,153 @@ def print_outcome(
     tracker: Tracker,
     command: Sequence[str],
 ) -> None:
-    """Print the table of stages, the verdict, and how to go on and to look at the runs."""
+    """Print the table of stages, the verdict, what to try next, and how to go on and to look at the runs."""
     program = os.environ.get("BNADAPT_COMMAND", "bnadapt")
     console.print()
     console.print(results_table(ledger.results, verdict.best if verdict else None))
     console.print()
     if verdict is not None:
         console.print(verdict_text(verdict))
+        advice = attempt("the advice", lambda: _advice(ledger, verdict.best))
+        if advice:
+            console.print()
+            console.print(advice_text(advice))
+        console.print()
     if EVALUATE not in chosen_stages(settings):
         rest = [*ledger.remaining, EVALUATE]
         further = with_stages([program, *command[1:]], rest, ledger.run.run_id)
         console.print(f"go on: {further}", soft_wrap=True)
+    if ledger.report is not None:
+        console.print(f"report: {ledger.report}", soft_wrap=True)
     console.print(f"run: {ledger.run.run_id}")
     console.print(f"look at the runs: {_ui_command(program, settings, tracker)}", soft_wrap=True)
+
+
+def _record_layers(run: PipelineRun, ledger: Ledger) -> None:
+    rows = diagnosis_rows(ledger.results)
+    if rows:
+        run.log_table(rows, "diagnosis.csv")
+    if ledger.shifts:
+        run.log_table([asdict(each) for each in ledger.shifts], "shift.csv")
+
+
+def _report(start: Start, ledger: Ledger, verdict: Verdict | None) -> None:
+    """Draw the plots, write the page, and keep both; a plot that fails is missing from the page, which says so."""
+    material = _material(start, ledger, verdict)
+    plots: dict[str, list[Plot]] = {}
+    missing = []
+    for drawing in drawings(material):
+        png = attempt(f"the plot {drawing.path}", drawing.png)
+        if png is None:
+            missing.append(f"Missing, because it could not be drawn: {drawing.title}.")
+            continue
+        ledger.keep_file(drawing.path, png)
+        plots.setdefault(drawing.section, []).append(Plot(drawing.path, drawing.title, png))
+    page = contents(material, plots, missing)
+    ledger.keep_report(html(page), markdown(page))
+
+
+def _material(start: Start, ledger: Ledger, verdict: Verdict | None) -> Material:
+    settings, parameters, splits = ledger.settings, start.parameters, ledger.splits
+    best = verdict.best if verdict else None
+    changes, images = attempt("the comparison of images", lambda: _changes(ledger, best)) or (None, None)
+    inserted = INSERT in chosen_stages(settings)
+    return Material(
+        source=parameters["baseline_data"],
+        target=parameters["data"],
+        facts=_facts(start, ledger),
+        classes=splits.classes,
+        data=_data(splits),
+        source_data=_data(start.source_splits) if start.transfers else {},
+        notes=start.notes,
+        sites=start.sites if inserted else None,
+        stages=start.stages,
+        results=tuple(ledger.results),
+        best=best,
+        verdict=verdict,
+        advice=(attempt("the advice", lambda: _advice(ledger, best)) or ()) if best else (),
+        shifts=ledger.shifts,
+        labels=splits.test.labels() if verdict else None,
+        changes=changes,
+        changed_images=images,
+        command=ledger.run.command,
+        versions=versions(),
+        seeds=_seeds(settings),
+        configuration=ledger.run.config_yaml,
+        run_id=ledger.run.run_id,
+    )
+
+
+def _advice(ledger: Ledger, best: str) -> tuple[Advice, ...]:
+    return advise(
+        Evidence(
+            results=ledger.results,
+            best=best,
+            schedule=ledger.settings.schedule,
+            placement=ledger.start.parameters["placement"],
+            training_images=ledger.splits.train.size,
+            classes=len(ledger.splits.classes),
+            batch_size=ledger.settings.data.batch_size,
+        )
+    )
+
+
+def _changes(ledger: Ledger, best: str | None) -> tuple[Changes, np.ndarray] | None:
+    """The test images whose class changed from the baseline to the best stage; read only once both are scored."""
+    tested = {result.name: result.test for result in ledger.results if result.test is not None}
+    if best is None or best == BASELINE or best not in tested or BASELINE not in tested:
+        return None
+    test = ledger.splits.test
+    changes = changed_images(test.labels(), tested[BASELINE], tested[best])
+    batches = test.batches(ledger.settings.evaluation.batch_size)
+    return changes, images_at(batches, [each.index for each in changes.shown])
+
+
+def _facts(start: Start, ledger: Ledger) -> tuple[str, ...]:
+    parameters, settings = start.parameters, ledger.settings
+    placement = parameters["placement"]
+    where = f"BN {POSITIONS[placement]}" if placement in POSITIONS else "no BN inserted"
+    if INSERT in chosen_stages(settings) and start.sites:
+        where += f" in {len(start.sites)} layers" if len(start.sites) > 1 else " in 1 layer"
+    epochs = ", ".join(f"{name} {how.epochs}" for name, how in settings.schedule.items())
+    return (
+        parameters["model"],
+        where,
+        *((f"epochs: {epochs}",) if epochs else ()),
+        f"seed {settings.seed}",
+        datetime.now().astimezone().isoformat(" ", "minutes"),
+    )
+
+
+def _data(splits: Splits) -> dict[str, str]:
+    unlabelled = splits.unlabelled.size - splits.train.size
+    return {
+        "name": splits.name,
+        "images": _sizes(splits) + (f", {unlabelled:,} more without labels" if unlabelled else ""),
+        "size": _shape(splits),
+        "classes": f"{len(splits.classes):,}",
+        "SHA-256": splits.digest,
+    }
+
+
+def _seeds(settings: Settings) -> dict[str, int]:
+    seeds = {"seed": settings.seed, "data.split_seed": settings.data.split_seed}
+    if settings.data.labels_per_class is not None or settings.data.labels_fraction is not None:
+        seeds["data.labels_seed"] = settings.data.labels_seed
+    if settings.data.shift != "none":
+        seeds["data.shift_seed"] = settings.data.shift_seed
+    return seeds
+
+
+def _sizes(splits: Splits) -> str:
+    return ", ".join(
+        f"{split.size:,} {split.name}" for split in (splits.train, splits.validation, splits.test)
+    )
+
+
+def _shape(splits: Splits) -> str:
+    height, width, channels = splits.image_shape
+    return f"{height}x{width}x{channels}"
 
 
 def _ui_command(program: str, settings: Settings, tracker: Tracker) -> str:

@@ -3,32 +3,57 @@
 import logging
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TypeVar
 
 import keras
 
 from bnadapt.config import BASELINE, CONTROL, EVALUATE, INSERT, Settings, StageSettings, chosen_stages
 from bnadapt.data.splits import Split
-from bnadapt.evaluation.results import Epoch, Scores, StageResult
+from bnadapt.evaluation.diagnostics import diagnose, measure_shift
+from bnadapt.evaluation.results import Diagnosis, Epoch, LayerShift, Scores, StageResult
 from bnadapt.evaluation.scores import score
 from bnadapt.start import Start, summary_of
 from bnadapt.tracking.models import load_model
-from bnadapt.tracking.names import stage_label
+from bnadapt.tracking.names import diagnosis_metrics, shift_metrics, stage_label
 from bnadapt.tracking.runs import PipelineRun, StageRun
 from bnadapt.tracking.store import Tracker
 from bnadapt.training.fit import Trained
 
 _log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
+
+def attempt(what: str, do: Callable[[], T]) -> T | None:
+    """What ``do`` returns, or None, with a warning that names ``what``, where it raises.
+
+    For everything that explains results: none of it may cost the results themselves.
+    """
+    try:
+        return do()
+    except Exception as error:
+        # Networks, fonts and templates raise what they like, so the net is wide here.
+        _log.warning("%s failed, the run goes on: %s: %s", what, type(error).__name__, error)
+        _log.info("%s failed", what, exc_info=True)
+        return None
+
 
 class Ledger:
     """Keeps every stage's result and network as soon as the stage ends, here and in MLflow.
 
     Attributes:
+        run: The pipeline's run in MLflow.
+        settings: What the run was asked for.
+        start: What it started from.
+        splits: The data adapted to.
         results: What the stages left, in the pipeline's order, those of earlier runs included.
+        shifts: How the baseline's data and those adapted to differ for each layer; empty before insertion, and
+            where they are the same.
+        report: The page that tells of the run, once it is written.
     """
 
     def __init__(
@@ -41,12 +66,15 @@ class Ledger:
     ) -> None:
         self.run = run
         self.splits = start.splits
-        self._settings = settings
-        self._from_logits = start.from_logits
+        self.settings = settings
+        self.start = start
+        self.shifts: tuple[LayerShift, ...] = ()
+        self.report: Path | None = None
         self._tracker = tracker
         # What an earlier run did after the stage that is done anew here belongs to another network.
         first = self.order.index(chosen_stages(settings)[0])
         self._earlier = {name: start.earlier[name] for name in self.order[:first] if name in start.earlier}
+        self._directory = run_directory
         self._models = run_directory / "models"
         self._models.mkdir(parents=True, exist_ok=True)
         self._results: dict[str, StageResult] = {}
@@ -55,7 +83,7 @@ class Ledger:
     @property
     def order(self) -> list[str]:
         """Names of all stages that a pipeline with these settings can have, in order."""
-        return [BASELINE, INSERT, *self._settings.schedule, CONTROL, EVALUATE]
+        return [BASELINE, INSERT, *self.settings.schedule, CONTROL, EVALUATE]
 
     @property
     def remaining(self) -> list[str]:
@@ -94,14 +122,16 @@ class Ledger:
         """Take the results of the stages that earlier runs performed before the first one of this run."""
         for name, stored in self._earlier.items():
             if stored.model_uri is not None:
+                network = self.network(name)
                 self._results[name] = StageResult(
                     name=name,
                     trainable=stored.trainable,
                     steps=stored.steps,
                     seconds=stored.seconds,
                     history=list(stored.history),
-                    validation=self.scores(self.network(name), self.splits.validation),
+                    validation=self.scores(network, self.splits.validation),
                     kept_epoch=stored.kept_epoch,
+                    diagnosis=self._diagnosis(name, network),
                 )
 
     def test(self, name: str) -> Scores:
@@ -116,7 +146,7 @@ class Ledger:
 
     def keep_best(self, name: str) -> Path:
         """Copy the stage's network to ``best.keras`` and name it in MLflow."""
-        path = self._models.parent / "best.keras"
+        path = self._directory / "best.keras"
         if self._path(name).is_file():
             shutil.copyfile(self._path(name), path)
         else:
@@ -127,7 +157,7 @@ class Ledger:
     def scores(self, network: keras.Model, split: Split) -> Scores:
         """Scores of a network on a split."""
         return score(
-            network, split.batches(self._settings.evaluation.batch_size), from_logits=self._from_logits
+            network, split.batches(self.settings.evaluation.batch_size), from_logits=self.start.from_logits
         )
 
     def keep(self, network: keras.Model, result: StageResult) -> None:
@@ -136,9 +166,52 @@ class Ledger:
         network.save(self._path(result.name))
         run = self._runs[result.name]
         run.log_result(result)
-        if self._settings.tracking.log_models:
+        if self.settings.tracking.log_models:
             images = next(iter(self.splits.validation.batches(1)))[0]
             run.log_model(network, images.numpy())
+        self._look_at(network, result.name)
+
+    def keep_file(self, name: str, content: bytes) -> Path:
+        """Keep a file, such as ``plots/loss.png``, beside the best network and in MLflow; returns where it lies."""
+        path = self._directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        self.run.log_bytes(name, content)
+        return path
+
+    def keep_report(self, page: str, text: str) -> None:
+        """Keep the report as HTML and as Markdown, whose plots lie beside it."""
+        # A name of a file that is no text in any encoding has letters that cannot be written.
+        self.keep_file("report.md", text.encode("utf-8", "replace"))
+        self.report = self.keep_file("report.html", page.encode("utf-8", "replace"))
+
+    def _look_at(self, network: keras.Model, name: str) -> None:
+        """Diagnose what a stage left, once it is kept; what fails is missing and costs nothing else."""
+        diagnosis = self._diagnosis(name, network)
+        if diagnosis is not None:
+            self._results[name] = replace(self._results[name], diagnosis=diagnosis)
+            self._runs[name].log_metrics(diagnosis_metrics(diagnosis))
+        if name == INSERT and self.start.transfers:
+            # Behind insertion the network still computes what the baseline did, and every place has its layer.
+            self.shifts = attempt("the shift between the data sets", lambda: self._shifts(network)) or ()
+            if self.shifts:
+                self._runs[name].log_metrics(shift_metrics(self.shifts))
+
+    def _diagnosis(self, name: str, network: keras.Model) -> Diagnosis | None:
+        how = self.settings
+        return attempt(
+            f"the diagnosis of stage {name}",
+            lambda: diagnose(
+                network,
+                self.splits.train.mixed(how.evaluation.batch_size, seed=how.seed),
+                self.splits.validation.mixed(how.data.batch_size, seed=how.seed),
+            ),
+        )
+
+    def _shifts(self, network: keras.Model) -> tuple[LayerShift, ...]:
+        size, seed = self.settings.evaluation.batch_size, self.settings.seed
+        before, after = self.start.source_splits.train, self.splits.train
+        return measure_shift(network, before.mixed(size, seed=seed), after.mixed(size, seed=seed))
 
     def _path(self, name: str) -> Path:
         return self._models / f"{stage_label(self._place(name), name)}.keras"

@@ -29,7 +29,8 @@ ONLY_IN = {
     "omegaconf": {"cli"},
     "mlflow": {"tracking"},
     "tensorflow_datasets": {"data"},
-    "matplotlib": {"report", "tracking"},
+    "jinja2": {"report"},
+    "matplotlib": {"report"},
     "sklearn": {"data", "evaluation"},
 }
 PURE = {"surgery", "normalization"}

@@ -58,6 +58,7 @@ def test_the_account_reads_in_order(finished: Finished) -> None:
         r"^baseline .* 36 ",
         r"Best\s+stage\s+by\s+validation:\s",
         r"Against\s+the\s+baseline\s+trained\s+further\s+without\s+BN:\s+\S+\s+points\s+\(95 % interval\s",
+        r"^report: .*/report.html$",
         r"^run: \w{32}$",
         r"^look at the runs: bnadapt ui$",
     ]
@@ -112,17 +113,51 @@ def test_the_pipelines_run_holds_what_compares_it(finished: Finished) -> None:
     assert data.params["baseline.epochs"] == "2"
     assert data.tags["best_stage"].partition("_")[2] in ("baseline", "insert", "adapt", "finetune")
     assert "bnadapt baseline.epochs=2" in data.tags["mlflow.note.content"]
+    assert "Best stage by validation: " in data.tags["mlflow.note.content"]
 
 
 def test_the_pipelines_files_are_complete(artifacts: Path) -> None:
     files = {path.relative_to(artifacts).as_posix() for path in artifacts.rglob("*") if path.is_file()}
-    plots = {"validation_accuracy", "loss", "accuracy_by_stage", "recall_change"}
-    assert {"config.yaml", "plan.txt", "stages.csv", "stages.md", "verdict.txt"} | {
-        f"plots/{name}.png" for name in plots
-    } <= files
+    plots = {
+        "validation_accuracy",
+        "loss",
+        "accuracy_by_stage",
+        "recall_change",
+        "confusion_matrix",
+        "statistics_gap",
+    }
+    texts = {"config.yaml", "plan.txt", "stages.csv", "stages.md", "verdict.txt", "diagnosis.csv"}
+    assert texts | {"report.html", "report.md"} | {f"plots/{name}.png" for name in plots} <= files
     settings = yaml.safe_load((artifacts / "config.yaml").read_text())
     assert settings["schedule"]["adapt"]["epochs"] == 1
     assert (artifacts / "stages.csv").read_text().count("\n") == 6
+
+
+def test_the_report_lies_beside_the_best_network_and_in_mlflow(finished: Finished, artifacts: Path) -> None:
+    (directory,) = finished.directory.glob("outputs/*/*")
+    assert f"report: {directory / 'report.html'}" in finished.output
+    for name in ("report.html", "report.md"):
+        assert (directory / name).read_bytes() == (artifacts / name).read_bytes()
+    text = (directory / "report.md").read_text(encoding="utf-8")
+    verdict = (artifacts / "verdict.txt").read_text(encoding="utf-8").splitlines()
+    for known in (verdict[0], "baseline.epochs=2", finished.run_id, "dense1_inserted_bn", "data.split_seed"):
+        assert known in text, known
+    linked = re.findall(r"\]\((\S+)\)", text)
+    assert len(linked) >= 7
+    assert all((directory / each).read_bytes().startswith(b"\x89PNG") for each in linked)
+    assert (directory / "report.html").read_text(encoding="utf-8").count("data:image/png;base64,") == len(
+        linked
+    )
+
+
+def test_batch_normalization_is_diagnosed_where_there_is_any(finished: Finished, artifacts: Path) -> None:
+    keys = {"statistics_gap", "gammas_near_zero", "inference_mode_accuracy", "batch_mode_accuracy"}
+    for label, run in finished.children().items():
+        has_batch_norm = label in ("2_insert", "3_adapt", "4_finetune")
+        assert keys & set(run.data.metrics) == (keys if has_batch_norm else set()), label
+    # Statistics were measured anew at the end of the stage, over the same images.
+    assert finished.children()["3_adapt"].data.metrics["statistics_gap"] < 1e-3
+    assert (artifacts / "diagnosis.csv").read_text().count("\n") == 1 + 3 * 2
 
 
 def test_every_stages_network_loads_from_mlflow_and_predicts_as_scored(finished: Finished) -> None:
@@ -174,6 +209,8 @@ def test_the_same_command_gives_the_same_weights(finished: Finished, tmp_path: P
 def test_single_stages_say_how_to_go_on(unfinished: Finished) -> None:
     assert unfinished.code == 0
     assert list(unfinished.children()) == ["1_baseline", "2_insert"]
+    (report,) = unfinished.directory.glob("outputs/*/*/report.md")
+    assert "Not judged yet" in report.read_text(encoding="utf-8")
     (line,) = re.findall("^go on: (.*)$", unfinished.output, re.MULTILINE)
     expected = ["bnadapt", *QUICK, "stages=[adapt,finetune,evaluate]", f"from_run={unfinished.run_id}"]
     assert shlex.split(line) == expected

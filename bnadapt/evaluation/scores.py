@@ -1,11 +1,15 @@
 """Scores of a network on a split."""
 
+import math
+
 import keras
 import numpy as np
 import tensorflow as tf
 from sklearn.metrics import f1_score
 
 from bnadapt.evaluation.results import Scores
+
+CALIBRATION_BINS = 15
 
 
 def score(network: keras.Model, batches: tf.data.Dataset, *, from_logits: bool) -> Scores:
@@ -47,9 +51,36 @@ def score_outputs(outputs: np.ndarray, labels: np.ndarray, *, from_logits: bool)
         macro_f1=float(
             f1_score(labels, predicted, labels=np.unique(labels), average="macro", zero_division=0)
         ),
+        calibration_error=calibration_error(np.exp(log_probabilities.max(axis=1)), correct),
         recall=recall,
         correct=correct,
+        predicted=predicted.astype("int64"),
     )
+
+
+def calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
+    """Expected calibration error of answers given with these probabilities, 0 to 1; NaN without any.
+
+    The probabilities of the predicted classes are sorted into 15 bins of equal width, 0 to 1/15 and so on,
+    the upper ends included: ECE = sum over bins B of |B| / n * |accuracy(B) - mean probability(B)|
+    (Guo, Pleiss, Sun and Weinberger, 2017, "On Calibration of Modern Neural Networks").
+
+    Args:
+        confidence: Probability of the predicted class, 0 to 1, shape ``(images,)``.
+        correct: Whether the prediction is right, shape ``(images,)``.
+    """
+    if not confidence.size:
+        return math.nan
+    inner_edges = np.arange(1, CALIBRATION_BINS) / CALIBRATION_BINS
+    places = np.searchsorted(inner_edges, confidence, side="left")
+    surplus = np.bincount(places, weights=correct - confidence, minlength=CALIBRATION_BINS)
+    return float(np.abs(surplus).sum() / confidence.size)
+
+
+def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """Number of images of each right class (rows) that were given each class (columns), int64."""
+    counts = np.bincount(labels * classes + predicted, minlength=classes**2)
+    return counts.reshape(classes, classes)
 
 
 def largest_change(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:

@@ -1,11 +1,9 @@
 """What may be concluded: the best stage by validation, compared on the test images with the controls."""
 
-import numpy as np
-
 from bnadapt.config import BASELINE, CONTROL
-from bnadapt.evaluation.results import Difference, Scores, StageResult, Verdict
+from bnadapt.evaluation.results import Difference, StageResult, Verdict
+from bnadapt.evaluation.significance import CONFIDENCE, difference
 
-CONFIDENCE = 0.95
 NAMES = {BASELINE: "the untouched baseline", CONTROL: "the baseline trained further without BN"}
 
 
@@ -26,36 +24,13 @@ def best_stage(results: list[StageResult]) -> StageResult:
     return max(scored, key=lambda each: each[:2])[2]
 
 
-def difference(first: Scores, second: Scores, *, resamples: int, seed: int = 0) -> Difference:
-    """Accuracy of the first minus the second, with the paired bootstrap's 95 % percentile interval.
-
-    Both scores are of the same images in the same order. Per image the difference is -1, 0 or 1, so that a
-    resample of the images is one draw from a multinomial distribution over the three counts
-    (Efron & Tibshirani 1993, chapter 13).
-
-    Raises:
-        ValueError: the scores are of different numbers of images.
-    """
-    if first.correct.shape != second.correct.shape:
-        raise ValueError(
-            f"scores of {first.correct.size} and of {second.correct.size} images cannot be paired"
-        )
-    per_image = first.correct.astype(int) - second.correct.astype(int)
-    images = per_image.size
-    shares = np.array([(per_image == -1).mean(), (per_image == 0).mean(), (per_image == 1).mean()])
-    counts = np.random.default_rng(seed).multinomial(images, shares / shares.sum(), size=resamples)
-    estimates = (counts[:, 2] - counts[:, 0]) / images
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(estimates, [tail, 1 - tail])
-    return Difference(float(per_image.mean()), float(low), float(high))
-
-
 def judge(results: list[StageResult], *, resamples: int) -> Verdict:
     """Compare the best stage by validation with the untouched baseline and with the control, on the test images.
 
-    ``helped`` means that the best stage beats the baseline and the control, with intervals above zero;
-    ``uncontrolled`` that it beats the baseline and there is no control; ``hurt`` that one of them beats it,
-    with an interval below zero; anything else is ``no difference`` that these data can show.
+    A difference counts where its interval leaves out zero and McNemar's p-value is below 0.05: where few
+    images differ the interval alone is too narrow. ``helped`` means that the best stage beats the baseline
+    and the control; ``uncontrolled`` that it beats the baseline and there is no control; ``hurt`` that one
+    of them beats it; anything else is ``no difference`` that these data can show.
     """
     best = best_stage(results)
     tested = {result.name: result.test for result in results if result.test is not None}
@@ -66,11 +41,12 @@ def judge(results: list[StageResult], *, resamples: int) -> Verdict:
     }
     others = {name: each for name, each in against.items() if name != best.name}
     answer = _answer(best.name, others)
+    images = 0 if best.test is None else len(best.test.correct)
     kept = f"Best stage by validation: {best.name}"
     if best.test is not None:
-        kept += f" ({100 * best.test.accuracy:.1f} % of test images right)"
-    sentences = [f"{_reading(answer, best.name, others)} {kept}."]
-    sentences += [f"Against {NAMES[name]}: {points(each)}." for name, each in others.items()]
+        kept += f" ({100 * best.test.accuracy:.1f} % of {images:,} test images right)"
+    sentences = [_reading(answer, best.name, others, images), f"{kept}."]
+    sentences += [f"Against {NAMES[name]}: {points(each)}, {_counts(each)}." for name, each in others.items()]
     if answer == "uncontrolled":
         sentences.append("There is no control: more training alone may have done as much.")
     return Verdict(best.name, tuple(sentences), against.get(BASELINE), against.get(CONTROL), answer)
@@ -78,35 +54,78 @@ def judge(results: list[StageResult], *, resamples: int) -> Verdict:
 
 def points(difference: Difference) -> str:
     """A difference of accuracies in percentage points with its interval."""
-    # Adding zero turns a negative zero, which would read as a loss, into a plain one.
-    estimate, low, high = (
-        f"{round(100 * share, 1) + 0.0:+.1f}"
-        for share in (difference.estimate, difference.low, difference.high)
-    )
-    return f"{estimate} points (95 % interval {low} to {high})"
+    return f"{_signed(difference.estimate)} points ({_interval(difference)})"
+
+
+def shows_more(difference: Difference) -> bool:
+    """Whether the data show that the first of the two networks is right more often."""
+    return difference.low > 0 and difference.p_value < 1 - CONFIDENCE
+
+
+def shows_less(difference: Difference) -> bool:
+    """Whether the data show that the first of the two networks is right less often."""
+    return difference.high < 0 and difference.p_value < 1 - CONFIDENCE
 
 
 def _answer(best: str, others: dict[str, Difference]) -> str:
     if not others:
         return "no difference" if best == BASELINE else "not compared"
-    if any(each.high < 0 for each in others.values()):
+    if any(shows_less(each) for each in others.values()):
         return "hurt"
-    if best != BASELINE and all(each.low > 0 for each in others.values()):
+    if best != BASELINE and all(shows_more(each) for each in others.values()):
         return "helped" if CONTROL in others else "uncontrolled"
     return "no difference"
 
 
-def _reading(answer: str, best: str, others: dict[str, Difference]) -> str:
-    better = " and ".join(NAMES[name] for name, each in others.items() if each.high < 0)
+def _reading(answer: str, best: str, others: dict[str, Difference], images: int) -> str:
+    """The answer in a sentence, with the difference that decided it."""
+    match answer:
+        case "not compared":
+            return "Nothing was compared: there is no baseline among the stages."
+        case "no difference" if not others:
+            return "Adapting did not help: nothing after the baseline did better on validation."
+    deciding = [name for name, each in others.items() if _decides(answer, each)]
+    rival = min(deciding, key=lambda name: others[name].estimate)
+    subject = NAMES.get(best, best)
+    differs = f"{subject} differs by {points(others[rival])} from {NAMES[rival]}"
     match answer:
         case "helped" | "uncontrolled":
             start = "Adapting helped" if answer == "helped" else "Better than before"
-            return f"{start}: it beats {' and '.join(NAMES[name] for name in others)}."
+            over = f" over {NAMES[rival]}" if len(others) > 1 else ""
+            beaten = " and ".join(NAMES[name] for name in others)
+            return f"{start}: {best} beats {beaten}, by {points(others[rival])}{over}."
+        case "hurt" if rival == BASELINE:
+            return f"Adapting hurt: {differs}."
         case "hurt":
-            return f"Adapting did not pay: {better} did better on the test images."
-        case "not compared":
-            return "Nothing was compared: there is no baseline among the stages."
+            return f"Adapting did not pay: {differs}."
         case _ if best == BASELINE:
-            return "Adapting did not help: nothing after the baseline did better on validation."
+            return f"Adapting did not help: nothing after the baseline did better on validation; {differs}."
         case _:
-            return "These data do not show that adapting helped."
+            return f"No difference that these {images:,} test images can show: {differs}."
+
+
+def _decides(answer: str, difference: Difference) -> bool:
+    return (
+        shows_less(difference)
+        if answer == "hurt"
+        else answer != "no difference" or not shows_more(difference)
+    )
+
+
+def _counts(difference: Difference) -> str:
+    return (
+        f"{difference.gained} images gained, {difference.lost} lost, McNemar's {_p_value(difference.p_value)}"
+    )
+
+
+def _p_value(value: float) -> str:
+    return "p < 0.0001" if value < 1e-4 else f"p = {value:.2g}" if value < 0.1 else f"p = {value:.2f}"
+
+
+def _interval(difference: Difference) -> str:
+    return f"95 % interval {_signed(difference.low)} to {_signed(difference.high)}"
+
+
+def _signed(share: float) -> str:
+    """A share in percentage points; adding zero turns a negative zero, which would read as a loss, into a plain one."""
+    return f"{round(100 * share, 1) + 0.0:+.1f}"

@@ -8,10 +8,10 @@ from matplotlib.figure import Figure
 
 from bnadapt.config import BASELINE
 from bnadapt.evaluation.results import Scores, StageResult
+from bnadapt.evaluation.significance import wilson
 from bnadapt.report.style import BLUE, GREEN, GREY, VERMILION, fonts, new_figure, percent_axis, readable
 
 CLASSES_SHOWN = 40
-Z_95 = 1.959963984540054
 
 
 def accuracy_by_stage(results: Sequence[StageResult], best: str | None = None) -> Figure:
@@ -105,17 +105,6 @@ def recall_change(
     )
     axes.grid(axis="x", color=GREY, alpha=0.25)
     return figure
-
-
-def wilson(scores: Scores) -> tuple[float, float]:
-    """The 95 % interval of an accuracy by Wilson's score method (JASA 22, 1927), within 0 to 1."""
-    count = len(scores.correct)
-    if count == 0:
-        return 0.0, 1.0
-    share = float(np.mean(scores.correct))
-    centre = (share + Z_95**2 / (2 * count)) / (1 + Z_95**2 / count)
-    half = Z_95 * math.sqrt(share * (1 - share) / count + Z_95**2 / (4 * count**2)) / (1 + Z_95**2 / count)
-    return max(centre - half, 0.0), min(centre + half, 1.0)
 
 
 def _left_out(change: np.ndarray, known: Sequence[int], shown: Sequence[int]) -> str:

@@ -50,13 +50,13 @@ def percent_axis(axes: Axes, which: str) -> None:
     axis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.10g} %"))
 
 
-def readable(name: str, substitute: str) -> str:
+def readable(name: str, substitute: str, longest: int = LONGEST_NAME) -> str:
     """The name, shortened in its middle if long; the substitute where no installed font can write it."""
     if not all(character.isspace() or ord(character) in _characters() for character in name):
         return substitute
-    if len(name) <= LONGEST_NAME:
+    if len(name) <= longest:
         return name
-    half = (LONGEST_NAME - 3) // 2
+    half = (longest - 3) // 2
     return f"{name[:half]}...{name[-half:]}"
 
 

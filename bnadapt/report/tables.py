@@ -1,5 +1,6 @@
 """The table of all stages: on the terminal, in MLflow, and as Markdown, from one list of columns."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bnadapt.config import BASELINE
-from bnadapt.evaluation.results import StageResult, Verdict
+from bnadapt.evaluation.results import Advice, StageResult, Verdict
 
 Value = str | int | float | None
 MISSING = "-"
@@ -24,12 +25,14 @@ class Column:
         title: Its heading for people.
         value: What it holds of a stage, given the baseline's result; None where there is nothing.
         text: How that is written.
+        on_terminal: Whether the 80 columns of a terminal have room for it.
     """
 
     key: str
     title: str
     value: Callable[[StageResult, StageResult | None], Value]
     text: Callable[..., str]
+    on_terminal: bool = True
 
 
 def duration(seconds: float) -> str:
@@ -79,6 +82,13 @@ COLUMNS = (
         lambda result, _: result.test.macro_f1 if result.test else None,
         "{:.3f}".format,
     ),
+    Column(
+        "test_calibration_error",
+        "calibration error",
+        lambda result, _: result.test.calibration_error if result.test else None,
+        "{:.3f}".format,
+        on_terminal=False,
+    ),
 )
 
 
@@ -96,16 +106,17 @@ def results_markdown(results: Sequence[StageResult], best: str | None = None) ->
     """The table of stages in Markdown; the best stage in bold."""
     lines = [_markdown_row([column.title for column in COLUMNS])]
     lines.append(_markdown_row(["---"] + ["---:"] * (len(COLUMNS) - 1)))
-    for result, texts in zip(results, _texts(results), strict=True):
+    for result, texts in zip(results, _texts(results, COLUMNS), strict=True):
         lines.append(_markdown_row([f"**{text}**" if result.name == best else text for text in texts]))
     return "\n".join(lines) + "\n"
 
 
 def results_table(results: Sequence[StageResult], best: str | None = None) -> RenderableType:
     """The table of stages for the terminal, 80 columns wide; the best stage bears an asterisk."""
-    headings = [_in_two_lines(column.title) for column in COLUMNS]
+    columns = [column for column in COLUMNS if column.on_terminal]
+    headings = [_in_two_lines(column.title) for column in columns]
     table = plain_table(headings[0], *(f">{heading}" for heading in headings[1:]), gap=1)
-    for result, texts in zip(results, _texts(results), strict=True):
+    for result, texts in zip(results, _texts(results, columns), strict=True):
         is_best = result.name == best
         name = Text(f"{texts[0]} *" if is_best else texts[0])
         table.add_row(name, *texts[1:], style="bold green" if is_best else None)
@@ -121,6 +132,35 @@ def verdict_text(verdict: Verdict) -> Text:
     for sentence in others:
         text.append("\n" + sentence, style="not bold")
     return text
+
+
+def advice_text(advice: Sequence[Advice]) -> Text:
+    """What to try next, a line each under a heading; nothing where there is no advice."""
+    text = Text()
+    for number, each in enumerate(advice):
+        if number == 0:
+            text.append("What to try next, by the validation images", style="bold")
+        text.append(f"\n- {each.sentence}")
+    return text
+
+
+def diagnosis_rows(results: Sequence[StageResult]) -> list[dict[str, Value]]:
+    """Every batch normalization layer after every stage as plain values with four decimals, for files."""
+    return [
+        {
+            "stage": result.name,
+            "layer": layer.layer,
+            "channels": layer.channels,
+            "mean_gap": _rounded(layer.mean),
+            "deviation_gap": _rounded(layer.deviation),
+            "gammas_near_zero": None
+            if math.isnan(layer.gammas_near_zero)
+            else _rounded(layer.gammas_near_zero),
+        }
+        for result in results
+        if result.diagnosis is not None
+        for layer in result.diagnosis.layers
+    ]
 
 
 def plain_table(*headings: str, gap: int = 2) -> Table:
@@ -159,9 +199,9 @@ def _baseline(results: Sequence[StageResult]) -> StageResult | None:
     return next((result for result in results if result.name == BASELINE), None)
 
 
-def _texts(results: Sequence[StageResult]) -> list[list[str]]:
+def _texts(results: Sequence[StageResult], columns: Sequence[Column]) -> list[list[str]]:
     baseline = _baseline(results)
-    rows = [[(column, column.value(result, baseline)) for column in COLUMNS] for result in results]
+    rows = [[(column, column.value(result, baseline)) for column in columns] for result in results]
     return [[MISSING if value is None else column.text(value) for column, value in row] for row in rows]
 
 

@@ -3,10 +3,10 @@
 import math
 import posixpath
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bnadapt.evaluation.results import Scores
+from bnadapt.evaluation.results import Diagnosis, LayerShift, Scores
 
 STAGE, FROM_RUN, ERROR = "stage", "from_run", "error"
 PARENT = "mlflow.parentRunId"
@@ -32,6 +32,20 @@ def accuracy_key(split: str, label: str) -> str:
     MLflow's charts show some ten characters of a key, which must tell the stages apart.
     """
     return f"{split}/{label}"
+
+
+def description(command: str, text: str = "") -> str:
+    """A run's description in Markdown: a text of its own, of which MLflow shows the first lines, then the command."""
+    longest = max((len(run) for run in re.findall("`+", command)), default=0)
+    fence = "`" * (longest + 1)
+    # A backtick at the edge of the command would merge with the fence.
+    quoted = f" {command} " if longest else command
+    parts = [
+        text,
+        f"{fence}{quoted}{fence}",
+        "Metrics `val/...` and `test/...`: accuracy on the validation and test images after each stage.",
+    ]
+    return "\n\n".join(part for part in parts if part)
 
 
 def model_name(label: str, pipeline: str) -> str:
@@ -67,6 +81,33 @@ def finite(value: float) -> float:
 
 
 def score_metrics(prefix: str, scores: Scores) -> dict[str, float]:
-    """Scores under the keys ``<prefix>_accuracy``, ``_loss`` and ``_macro_f1``; the prefix is val or test."""
-    values = {"accuracy": scores.accuracy, "loss": scores.loss, "macro_f1": scores.macro_f1}
+    """Scores under the prefix, val or test: ``_accuracy``, ``_loss``, ``_macro_f1``, ``_calibration_error``."""
+    values = {
+        "accuracy": scores.accuracy,
+        "loss": scores.loss,
+        "macro_f1": scores.macro_f1,
+        "calibration_error": scores.calibration_error,
+    }
     return {f"{prefix}_{key}": value for key, value in values.items()}
+
+
+def diagnosis_metrics(diagnosis: Diagnosis) -> dict[str, float]:
+    """A diagnosis in four numbers; of the layers the largest gap of means, and the gammas of all together."""
+    gammas = [each for each in diagnosis.layers if not math.isnan(each.gammas_near_zero)]
+    channels = sum(each.channels for each in gammas)
+    near_zero = sum(each.gammas_near_zero * each.channels for each in gammas)
+    return {
+        "statistics_gap": max(each.mean for each in diagnosis.layers),
+        "gammas_near_zero": near_zero / channels if channels else math.nan,
+        "inference_mode_accuracy": diagnosis.inference_accuracy,
+        "batch_mode_accuracy": diagnosis.batch_accuracy,
+    }
+
+
+def shift_metrics(shifts: Sequence[LayerShift]) -> dict[str, float]:
+    """The divergence between two data sets: the mean over all layers, and the largest of any."""
+    divergences = [each.divergence for each in shifts]
+    return {
+        "statistics_shift_mean": sum(divergences) / len(divergences),
+        "statistics_shift_largest": max(divergences),
+    }

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 import numpy as np
@@ -22,9 +22,6 @@ from bnadapt.evaluation.results import Scores, StageResult
 from bnadapt.tracking import names
 from bnadapt.tracking.models import save_model
 from bnadapt.tracking.outbox import Outbox, short_cause
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 PARAMETERS_PER_CALL = 100  # MLflow takes no more in one
 
@@ -53,9 +50,9 @@ class Run:
         """Record a text file under this path, such as ``summary.txt``."""
         self._send_written(name, lambda path: path.write_text(text, encoding="utf-8"))
 
-    def log_figure(self, figure: "Figure", name: str) -> None:
-        """Record a matplotlib figure under this path, such as ``plots/accuracy.png``."""
-        self._send_written(name, figure.savefig)
+    def log_bytes(self, name: str, content: bytes) -> None:
+        """Record a file of these bytes under this path, such as ``plots/accuracy.png``."""
+        self._send_written(name, lambda path: path.write_bytes(content))
 
     def log_table(self, rows: Sequence[Mapping[str, object]], name: str) -> None:
         """Record rows with the same keys under this path, ``stages.csv``, which MLflow shows as a table."""
@@ -106,7 +103,12 @@ class Run:
 
 
 class PipelineRun(Run):
-    """The run of a whole pipeline, parent of its stages' runs."""
+    """The run of a whole pipeline, parent of its stages' runs.
+
+    Attributes:
+        command: What the user typed.
+        config_yaml: The resolved configuration.
+    """
 
     def __init__(
         self,
@@ -117,13 +119,15 @@ class PipelineRun(Run):
         name: str,
         parameters: Mapping[str, Any],
         config_yaml: str,
+        command: str,
     ) -> None:
         """Record to a run that was started in MLflow; its stages get the parameters and the configuration."""
         super().__init__(client, outbox, experiment_id, run_id)
         self._name = name
         self._dataset: dict[str, str] = {}
         self._parameters = parameters
-        self._config_yaml = config_yaml
+        self.config_yaml = config_yaml
+        self.command = command
 
     @contextmanager
     def stage(
@@ -148,7 +152,7 @@ class PipelineRun(Run):
         )
         stage = StageRun(self, label, run_id)
         with stage._until_end():
-            stage.log_text("config.yaml", self._config_yaml)
+            stage.log_text("config.yaml", self.config_yaml)
             yield stage
 
     def log_dataset(
@@ -178,6 +182,11 @@ class PipelineRun(Run):
     def log_verdict(self, answer: str) -> None:
         """Record in a word whether it helped, as a tag that runs can be searched by."""
         self._outbox.attempt(lambda: self._client.set_tag(self.run_id, "verdict", answer))
+
+    def describe(self, text: str) -> None:
+        """Put Markdown under the command into the run's description, which MLflow shows first."""
+        description = names.cut(names.description(self.command, text), names.MAXIMUM_TAG)
+        self._outbox.attempt(lambda: self._client.set_tag(self.run_id, names.DESCRIPTION, description))
 
 
 class StageRun(Run):

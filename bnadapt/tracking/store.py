@@ -18,9 +18,6 @@ from bnadapt.tracking.environment import LOCAL_URI, resolve_uri, sqlite_path
 from bnadapt.tracking.outbox import Outbox, short_cause
 from bnadapt.tracking.runs import PipelineRun, create_run
 
-DESCRIPTION = """`{command}`
-
-Metrics `val/...` and `test/...`: accuracy on the validation and test images after each stage."""
 UNSENT = "bnadapt-unsent"
 SECONDS_FOR_OTHERS = 120.0
 
@@ -75,13 +72,13 @@ class Tracker:
             config_yaml: The resolved configuration, kept as ``config.yaml`` with this run and every stage's.
             command: What the user typed, shown in the run's description.
         """
-        description = {names.DESCRIPTION: DESCRIPTION.format(command=command)} if command else {}
+        description = {names.DESCRIPTION: names.description(command)} if command else {}
         parameters = parameters or {}
         run_id = create_run(
             self.client, self.experiment_id, name, parameters, {**(tags or {}), **description}
         )
         run = PipelineRun(
-            self.client, self._outbox, self.experiment_id, run_id, name, parameters, config_yaml
+            self.client, self._outbox, self.experiment_id, run_id, name, parameters, config_yaml, command
         )
         with run._until_end():
             run.log_text("config.yaml", config_yaml)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bnadapt.evaluation.scores import largest_change, predict, score_outputs
+from bnadapt.evaluation.scores import calibration_error, confusion, largest_change, predict, score_outputs
 
 LABELS = np.array([0, 0, 1, 1, 2])
 PROBABILITIES = np.array(
@@ -54,3 +54,46 @@ def test_the_largest_change_is_told_in_units_and_in_standard_deviations() -> Non
     change, relative = largest_change(before, after)
     assert change == 0.5
     assert relative == pytest.approx(0.5 / np.std([0, 2, 4, 6]))
+
+
+def test_what_was_predicted_is_kept_image_by_image() -> None:
+    scores = score_outputs(PROBABILITIES, LABELS, from_logits=False)
+    np.testing.assert_array_equal(scores.predicted, [0, 1, 1, 1, 1])
+    assert scores.predicted.dtype == np.int64
+
+
+def test_confusion_counts_right_classes_in_rows() -> None:
+    counts = confusion(np.array([0, 0, 2, 2, 2]), np.array([0, 1, 2, 2, 0]), 4)
+    np.testing.assert_array_equal(counts, [[1, 1, 0, 0], [0, 0, 0, 0], [1, 0, 2, 0], [0, 0, 0, 0]])
+
+
+def test_calibration_error_by_hand() -> None:
+    """Two answers in the bin 0.8 to 0.8667, of which one is right; one of 0.3, right, in a bin of its own."""
+    error = calibration_error(np.array([0.81, 0.85, 0.3]), np.array([True, False, True]))
+    assert error == pytest.approx(2 / 3 * abs(0.5 - 0.83) + 1 / 3 * abs(1 - 0.3))
+
+
+@pytest.mark.parametrize("from_logits", [True, False])
+def test_calibration_error_against_the_definition_bin_by_bin(from_logits: bool) -> None:
+    generator = np.random.default_rng(5)
+    logits = generator.normal(0, 2, (500, 4))
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    labels = generator.integers(0, 4, 500)
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    expected = 0.0
+    for number in range(15):
+        inside = (confidence > number / 15) & (confidence <= (number + 1) / 15)
+        if inside.any():
+            expected += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
+    scores = score_outputs(logits if from_logits else probabilities, labels, from_logits=from_logits)
+    assert scores.calibration_error == pytest.approx(expected, abs=1e-12)
+    assert expected > 0.1
+
+
+def test_calibration_error_at_its_ends() -> None:
+    assert calibration_error(np.ones(3), np.array([True] * 3)) == 0
+    assert calibration_error(np.ones(3), np.array([False] * 3)) == 1
+    # The upper end of a bin belongs to it: both answers share the first bin, where their errors cancel in part.
+    shared = calibration_error(np.array([1 / 15, 0.05]), np.array([True, False]))
+    assert shared == pytest.approx((14 / 15 - 0.05) / 2)
+    assert np.isnan(calibration_error(np.zeros(0), np.zeros(0, bool)))

@@ -1,17 +1,26 @@
 """The table of stages and the verdict, as text of 80 columns."""
 
 import io
+import math
 
 import numpy as np
 import pytest
 from rich.console import Console, RenderableType
 
-from bnadapt.evaluation.results import Scores, StageResult, Verdict
-from bnadapt.report.tables import duration, results_markdown, results_rows, results_table, verdict_text
+from bnadapt.evaluation.results import Advice, Diagnosis, LayerGap, Scores, StageResult, Verdict
+from bnadapt.report.tables import (
+    advice_text,
+    diagnosis_rows,
+    duration,
+    results_markdown,
+    results_rows,
+    results_table,
+    verdict_text,
+)
 
 
 def scores(accuracy: float) -> Scores:
-    return Scores(accuracy, 0.125, 0.5, np.array([accuracy]), np.array([True]))
+    return Scores(accuracy, 0.125, 0.5, 0.0625, np.array([accuracy]), np.array([True]), np.array([0]))
 
 
 RESULTS = [
@@ -95,6 +104,7 @@ def test_rows_hold_plain_values() -> None:
         "test_points_to_baseline": pytest.approx(-0.28),
         "test_loss": 0.125,
         "test_macro_f1": 0.5,
+        "test_calibration_error": 0.0625,
         "best": 1,
     }
     assert [row["best"] for row in rows] == [0, 0, 1, 0]
@@ -109,7 +119,7 @@ def test_without_a_baseline_nothing_is_compared_with_it() -> None:
 def test_markdown_says_the_same() -> None:
     lines = results_markdown(RESULTS, "finetune").splitlines()
     assert lines[0].startswith("| stage | trainable parameters | steps | time | validation accuracy |")
-    assert lines[2] == "| baseline | 118,282 | 1,280 | 12 s | 97.22 % | 96.39 % | - | 0.125 | 0.500 |"
+    assert lines[2] == "| baseline | 118,282 | 1,280 | 12 s | 97.22 % | 96.39 % | - | 0.125 | 0.500 | 0.062 |"
     assert lines[4].startswith("| **finetune** | **119,050** |")
 
 
@@ -123,3 +133,39 @@ def test_durations(seconds: float, text: str) -> None:
 def test_the_verdict_begins_with_the_answer() -> None:
     verdict = Verdict("finetune", ("It helped.", "Against the control: no difference."), None, None, "helped")
     assert printed(verdict_text(verdict)) == ["It helped.", "Against the control: no difference."]
+
+
+def test_advice_stands_under_a_heading_and_without_any_there_is_none() -> None:
+    advice = [Advice("more epochs", "More epochs, [bold]really."), Advice("few labels", "More labels.")]
+    assert printed(advice_text(advice)) == [
+        "What to try next, by the validation images",
+        "- More epochs, [bold]really.",
+        "- More labels.",
+    ]
+    assert str(advice_text([])) == ""
+
+
+def test_diagnosis_is_written_layer_by_layer() -> None:
+    layers = (LayerGap("bn1", 4, 0.123456, 0.5, 0.25), LayerGap("bn2", 8, 0, 0, math.nan))
+    results = [
+        StageResult("baseline", 0, 0, 0.0),
+        StageResult("adapt", 0, 0, 0.0, diagnosis=Diagnosis(layers, 10, 0.5, 0.6)),
+    ]
+    assert diagnosis_rows(results) == [
+        {
+            "stage": "adapt",
+            "layer": "bn1",
+            "channels": 4,
+            "mean_gap": 0.1235,
+            "deviation_gap": 0.5,
+            "gammas_near_zero": 0.25,
+        },
+        {
+            "stage": "adapt",
+            "layer": "bn2",
+            "channels": 8,
+            "mean_gap": 0,
+            "deviation_gap": 0,
+            "gammas_near_zero": None,
+        },
+    ]

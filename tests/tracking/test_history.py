@@ -14,7 +14,7 @@ from bnadapt.tracking.history import stages_of
 from bnadapt.tracking.models import load_model
 from bnadapt.tracking.store import Tracker
 
-SCORES = Scores(0.75, 0.5, 0.7, np.array([0.75]), np.array([True]))
+SCORES = Scores(0.75, 0.5, 0.7, 0.1, np.array([0.75]), np.array([True]), np.array([0]))
 
 
 def network(units: int) -> keras.Model:

@@ -1,13 +1,26 @@
 """MLflow accepts every name that passes through here."""
 
+import html
 import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 from mlflow.utils.validation import _validate_metric_name, _validate_param_name
 
-from bnadapt.tracking.names import clean_key, cut, finite, parameters_for_mlflow, stage_label, stage_name
+from bnadapt.evaluation.results import Diagnosis, LayerGap, LayerShift
+from bnadapt.tracking.names import (
+    clean_key,
+    cut,
+    description,
+    diagnosis_metrics,
+    finite,
+    parameters_for_mlflow,
+    shift_metrics,
+    stage_label,
+    stage_name,
+)
 
 
 @given(st.text(max_size=400))
@@ -48,3 +61,32 @@ def test_infinities_become_nan() -> None:
 def test_label_and_name_are_inverse() -> None:
     assert stage_label(3, "bn_then_all") == "3_bn_then_all"
     assert stage_name("3_bn_then_all") == "bn_then_all"
+
+
+def test_a_diagnosis_in_four_numbers() -> None:
+    layers = (
+        LayerGap("one", 30, mean=0.25, deviation=0.5, gammas_near_zero=0.1),
+        LayerGap("two", 10, mean=0.125, deviation=0.75, gammas_near_zero=0.5),
+        LayerGap("three", 10, mean=0.0, deviation=0.0, gammas_near_zero=math.nan),
+    )
+    assert diagnosis_metrics(Diagnosis(layers, 64, inference_accuracy=0.9, batch_accuracy=0.8)) == {
+        "statistics_gap": 0.25,
+        "gammas_near_zero": pytest.approx(0.2),
+        "inference_mode_accuracy": 0.9,
+        "batch_mode_accuracy": 0.8,
+    }
+    without_gamma = diagnosis_metrics(Diagnosis(layers[2:], 64, 0.9, 0.8))
+    assert math.isnan(without_gamma["gammas_near_zero"])
+
+
+def test_a_shift_in_two_numbers() -> None:
+    shifts = [LayerShift("one", 3, 0.5, 0.1, 0.1), LayerShift("two", 3, 1.5, 0.1, 0.1)]
+    assert shift_metrics(shifts) == {"statistics_shift_mean": 1.0, "statistics_shift_largest": 1.5}
+
+
+@pytest.mark.parametrize("command", ["bnadapt data=digits", "bnadapt 'data.path=a`b``c'", "`"])
+def test_a_description_shows_the_command_as_it_is(command: str) -> None:
+    shown = MarkdownIt().render(description(command, "**It helped.**"))
+    assert shown.startswith("<p><strong>It helped.</strong></p>\n<p><code>")
+    assert f"<code>{html.escape(command, quote=False)}</code>" in shown
+    assert MarkdownIt().render(description(command)).startswith("<p><code>")

@@ -9,7 +9,6 @@ import keras
 import mlflow
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
 from bnadapt.errors import TrackingError
 from bnadapt.evaluation.results import Scores, StageResult
@@ -19,7 +18,15 @@ from bnadapt.tracking.store import Tracker
 
 
 def scores(accuracy: float) -> Scores:
-    return Scores(accuracy, 1 - accuracy, accuracy, np.array([accuracy, accuracy]), np.array([True, False]))
+    return Scores(
+        accuracy=accuracy,
+        loss=1 - accuracy,
+        macro_f1=accuracy,
+        calibration_error=accuracy / 4,
+        recall=np.array([accuracy, accuracy]),
+        correct=np.array([True, False]),
+        predicted=np.array([0, 0]),
+    )
 
 
 def network() -> keras.Model:
@@ -158,10 +165,8 @@ def test_a_stopped_pipeline_is_killed_not_failed(tracker: Tracker, stop: type[Ba
 
 
 def test_files(tracker: Tracker) -> None:
-    figure = Figure()
-    figure.add_subplot().plot([0, 1])
     with tracker.pipeline("files") as run:
-        run.log_figure(figure, "plots/curve.png")
+        run.log_bytes("plots/curve.png", b"\x89PNG")
         run.log_text("summary.txt", "Größe 3\n")
         run.log_table(
             [{"stage": "a, b", "accuracy": 0.5}, {"stage": "ж", "accuracy": 1.0}], "tables/stages.csv"
@@ -170,7 +175,7 @@ def test_files(tracker: Tracker) -> None:
     def fetch(path: str) -> Path:
         return Path(tracker.client.download_artifacts(run.run_id, path))
 
-    assert fetch("plots/curve.png").read_bytes().startswith(b"\x89PNG")
+    assert fetch("plots/curve.png").read_bytes() == b"\x89PNG"
     assert fetch("summary.txt").read_text(encoding="utf-8") == "Größe 3\n"
     assert fetch("tables/stages.csv").read_text(encoding="utf-8").splitlines() == [
         "stage,accuracy",
@@ -205,6 +210,7 @@ def test_a_network_is_loaded_again_with_its_scores_and_in_a_process_without_bnad
         "test_accuracy": 0.9,
         "test_loss": pytest.approx(0.1),
         "test_macro_f1": 0.9,
+        "test_calibration_error": pytest.approx(0.225),
         "val_accuracy": 0.8,
     }
     assert {each.dataset_name for each in logged.metrics} == {"target"}
