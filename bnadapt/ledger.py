@@ -12,8 +12,10 @@ import keras
 
 from bnadapt.config import BASELINE, CONTROL, EVALUATE, INSERT, Settings, StageSettings, chosen_stages
 from bnadapt.data.splits import Split
+from bnadapt.errors import SurgeryError
 from bnadapt.evaluation.results import Epoch, Scores, StageResult
 from bnadapt.evaluation.scores import score
+from bnadapt.normalization.patch import save_patch
 from bnadapt.start import Start, summary_of
 from bnadapt.tracking.models import load_model
 from bnadapt.tracking.names import stage_label
@@ -122,6 +124,22 @@ class Ledger:
         else:
             self.network(name).save(path)
         self.run.log_best(stage_label(self._place(name), name), self._results[name])
+        return path
+
+    def keep_patch(self, name: str) -> Path | None:
+        """Write ``best.patch``, which makes the stage's network of the baseline's, and record it.
+
+        None where more than batch normalization and the head differ between the two, or nothing does.
+        """
+        if name == BASELINE or BASELINE not in self._results:
+            return None
+        path = self._models.parent / "best.patch"
+        try:
+            save_patch(path, self.network(BASELINE), self.network(name))
+        except SurgeryError as reason:
+            _log.info("no patch: %s", reason)
+            return None
+        self.run.log_bytes(path.name, path.read_bytes())
         return path
 
     def scores(self, network: keras.Model, split: Split) -> Scores:

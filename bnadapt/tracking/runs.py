@@ -53,6 +53,10 @@ class Run:
         """Record a text file under this path, such as ``summary.txt``."""
         self._send_written(name, lambda path: path.write_text(text, encoding="utf-8"))
 
+    def log_bytes(self, name: str, content: bytes) -> None:
+        """Record a file of these bytes under this path, such as ``plots/accuracy.png``."""
+        self._send_written(name, lambda path: path.write_bytes(content))
+
     def log_figure(self, figure: "Figure", name: str) -> None:
         """Record a matplotlib figure under this path, such as ``plots/accuracy.png``."""
         self._send_written(name, figure.savefig)
