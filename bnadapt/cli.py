@@ -151,11 +151,15 @@ def _check_before_tensorflow(settings: Settings, command: list[str]) -> None:
     for data in (settings.data, settings.baseline_data):
         if data is not None:
             check_available(data)
-    path = settings.model.path
+    path, patch = settings.model.path, settings.model.patch
     if path is not None and ":/" not in path and not Path(path).is_file():
         raise SettingsError(
             f"model.path={path}: there is no such file; give a .keras file, or an MLflow model URI "
             "such as models:/NAME/1"
+        )
+    if patch is not None and not Path(patch).is_file():
+        raise SettingsError(
+            f"model.patch={patch}: there is no such file; give a best.patch of an earlier run"
         )
 
 

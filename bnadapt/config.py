@@ -15,6 +15,7 @@ BASELINE, INSERT, CONTROL, EVALUATE = "baseline", "insert", "control", "evaluate
 ACTIVATIONS = (
     "relu", "elu", "gelu", "leaky_relu", "mish", "relu6", "selu", "sigmoid", "silu", "softplus", "swish", "tanh",
 )  # fmt: skip
+STATISTICS = "statistics"  # what a stage without labels and gradients "trains"
 UPPER = re.compile(r"upper\s+(\d+(?:\.\d+)?)\s*%")  # a share of the layers, from the output
 SHIFTS = ("contrast", "brightness", "noise", "blur", "rotation", "inversion")
 FIXED_STAGES = (BASELINE, INSERT, CONTROL, EVALUATE)
@@ -31,7 +32,7 @@ def setting(
 ) -> Any:
     """A dataclass field with its description and limits beside its default."""
     limits = {"help": help, "choices": choices, "minimum": minimum, "above": above, "below": below}
-    if isinstance(default, list):
+    if isinstance(default, list | dict):
         return field(default_factory=default.copy, metadata=limits)
     return field(default=default, metadata=limits)
 
@@ -114,6 +115,9 @@ class ModelSettings:
     path: str | None = setting(
         None, "kind=file: a .keras file, or an MLflow model URI (runs:/..., models:/...)"
     )
+    patch: str | None = setting(
+        None, "kind=file: a file such as best.patch that an earlier run made of the same network"
+    )
     input_range: list[float] = setting(
         [0.0, 255.0], "kind=file: the pixel values that the network was made for, [lowest, highest]"
     )
@@ -136,6 +140,12 @@ class PlacementSettings:
     )
     include: list[str] = setting([".*"], "regular expressions over layer names (full match): only these")
     exclude: list[str] = setting([], "regular expressions over layer names (full match): not these")
+    on_input: bool = setting(
+        False, "one more on the network's input: it absorbs another brightness or contrast of the images"
+    )
+    shared: bool = setting(
+        False, "layers that the network calls several times: one for all calls, instead of one for each"
+    )
 
 
 @dataclass
@@ -148,6 +158,12 @@ class InsertionSettings:
         "standard: gamma 1, beta 0, mean 0, variance 1",
         choices=("calibrated", "standard"),
     )
+    calibrate_on: str = setting(
+        "source",
+        "init=calibrated: the training images of source, what baseline_data names, so that the statistics are "
+        "those that the network was trained on; or of target, what it is adapted to. The same without baseline_data",
+        choices=("source", "target"),
+    )
     gamma: float = setting(1.0, "init=standard: the value that gamma starts with", above=0)
     epsilon: float = setting(1e-5, "added to the variance", above=0, below=1)
     momentum: float | None = setting(
@@ -159,13 +175,27 @@ class InsertionSettings:
 
 
 @dataclass
+class SwitchSettings:
+    """The three switches of some batch normalization layers; null leaves one as the stage says."""
+
+    affine: bool | None = setting(None, "whether gamma and beta train")
+    statistics: str | None = setting(
+        None, "whether the moving statistics follow the batches: move or stay", choices=("move", "stay")
+    )
+    normalize: str | None = setting(
+        None, "what training normalizes with: batch or moving statistics", choices=("batch", "moving")
+    )
+
+
+@dataclass
 class StageSettings:
     """One training stage: what trains, how fast, how long, and what batch normalization does meanwhile."""
 
     train: list[str] = setting(
         ["all"],
         "what trains: all, batch_norm, head, biases, 'upper 50%' (of the layers, from the output), or "
-        "regular expressions over layer names",
+        "regular expressions over layer names; statistics: nothing by gradients and without labels, the moving "
+        "statistics become those of the training images",
     )
     epochs: int = setting(5, "at most so many passes over the training images", minimum=0)
     learning_rate: float = setting(1e-3, "of the optimizer at the start", above=0)
@@ -177,13 +207,24 @@ class StageSettings:
         1e-2, "optimizer=adamw: per step, times the rate; never on gamma, beta and biases", minimum=0
     )
     statistics: str = setting(
+        "move",
+        "of batch normalization that trains: whether its moving statistics follow the batches (move) or stay",
+        choices=("move", "stay"),
+    )
+    normalize: str = setting(
         "batch",
-        "batch: batch normalization normalizes with the batch and its moving statistics follow; "
-        "frozen: it normalizes with the moving statistics, which stay",
-        choices=("batch", "frozen"),
+        "of batch normalization that trains: whether training normalizes with the batch or with the moving "
+        "statistics",
+        choices=("batch", "moving"),
+    )
+    batch_norm: dict[str, SwitchSettings] = setting(
+        {}, "other switches for some layers: regular expressions over layer names, each with its switches"
     )
     reestimate: bool = setting(
-        True, "statistics=batch: measure the moving statistics exactly over the training images at the end"
+        True, "measure the statistics that moved exactly over the training images at the end"
+    )
+    prior: float = setting(
+        0.0, "train=[statistics]: as how many images the statistics that were there count", minimum=0
     )
     keep: str = setting(
         "best",
@@ -273,6 +314,11 @@ def chosen_stages(settings: Settings) -> list[str]:
     return order if settings.stages is None else [name for name in order if name in settings.stages]
 
 
+def inserts(placement: PlacementSettings) -> bool:
+    """Whether a placement asks for any batch normalization."""
+    return placement.position != "none" or placement.on_input
+
+
 def _values_out_of_range(settings: Any, prefix: str) -> list[str]:
     mistakes = []
     for each in fields(settings):
@@ -316,6 +362,10 @@ def _contradictions(settings: Settings) -> list[str]:
         mistakes.append("model.path is missing: model=file needs model.path=FILE.keras")
     if model.kind != "file" and model.path is not None:
         mistakes.append(f"model.path={model.path} is used by model=file only, not by model.kind={model.kind}")
+    if model.kind != "file" and model.patch is not None:
+        mistakes.append(
+            f"model.patch={model.patch} is used by model=file only, not by model.kind={model.kind}"
+        )
     for key in ("widths", "filters"):
         if any(width < 1 for width in getattr(model, key)):
             mistakes.append(f"model.{key}={getattr(model, key)}: every number must be at least 1")
@@ -337,11 +387,16 @@ def _contradictions(settings: Settings) -> list[str]:
                 f"{', '.join(FIXED_STAGES)}"
             )
         mistakes += _selector_mistakes(f"schedule.{name}.train", stage.train)
+        mistakes += _switch_mistakes(f"schedule.{name}", stage)
     mistakes += _selector_mistakes("baseline.train", settings.baseline.train)
+    if STATISTICS in settings.baseline.train:
+        mistakes.append(
+            "baseline.train=[statistics]: the baseline has no batch normalization that could use it"
+        )
     if settings.data.batch_size == 1 and _normalizes_batches(settings):
         mistakes.append(
             "data.batch_size=1: batch normalization on batch statistics needs more than one image per step; "
-            "take data.batch_size=16 or more, or schedule.STAGE.statistics=frozen for every stage"
+            "take data.batch_size=16 or more, or schedule.STAGE.normalize=moving for every stage"
         )
     mistakes += _stage_contradictions(settings)
     return mistakes
@@ -374,8 +429,10 @@ def _data_contradictions(prefix: str, data: DataSettings) -> list[str]:
 
 
 def _normalizes_batches(settings: Settings) -> bool:
-    inserts = settings.placement.position != "none"
-    return inserts and any(how.statistics == "batch" and how.epochs for how in settings.schedule.values())
+    return inserts(settings.placement) and any(
+        how.normalize == "batch" and how.epochs and how.train != [STATISTICS]
+        for how in settings.schedule.values()
+    )
 
 
 def _selector_mistakes(key: str, selectors: list[str]) -> list[str]:
@@ -390,6 +447,20 @@ def _selector_mistakes(key: str, selectors: list[str]) -> list[str]:
         ),
         *_bad_patterns(key, [selector for selector, match in uppers if not match]),
     ]
+
+
+def _switch_mistakes(key: str, stage: StageSettings) -> list[str]:
+    mistakes = _bad_patterns(f"{key}.batch_norm", list(stage.batch_norm))
+    if STATISTICS in stage.train and len(stage.train) > 1:
+        mistakes.append(
+            f"{key}.train={stage.train}: statistics stands alone, because nothing trains by gradients then; "
+            "make two stages of it"
+        )
+    if stage.prior and stage.train != [STATISTICS]:
+        mistakes.append(f"{key}.prior={stage.prior:g} is used by train=[statistics] only")
+    if stage.batch_norm and stage.train == [STATISTICS]:
+        mistakes.append(f"{key}.batch_norm is not used by train=[statistics]: nothing trains")
+    return mistakes
 
 
 def _bad_patterns(key: str, patterns: list[str]) -> list[str]:

@@ -28,6 +28,10 @@ class FrozenWeightMovedError(BnadaptError):
     """A training stage changed a variable that it had declared frozen."""
 
 
+class NothingMovedError(BnadaptError):
+    """A training stage changed not one of the variables that it had declared to change."""
+
+
 class StageError(BnadaptError):
     """A stage needs the result of another one that is not there."""
 

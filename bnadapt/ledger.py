@@ -13,9 +13,11 @@ import keras
 
 from bnadapt.config import BASELINE, CONTROL, EVALUATE, INSERT, Settings, StageSettings, chosen_stages
 from bnadapt.data.splits import Split
+from bnadapt.errors import SurgeryError
 from bnadapt.evaluation.diagnostics import diagnose, measure_shift
 from bnadapt.evaluation.results import Diagnosis, Epoch, LayerShift, Scores, StageResult
 from bnadapt.evaluation.scores import score
+from bnadapt.normalization.patch import save_patch
 from bnadapt.start import Start, summary_of
 from bnadapt.tracking.models import load_model
 from bnadapt.tracking.names import diagnosis_metrics, shift_metrics, stage_label
@@ -154,6 +156,22 @@ class Ledger:
         self.run.log_best(stage_label(self._place(name), name), self._results[name])
         return path
 
+    def keep_patch(self, name: str) -> Path | None:
+        """Write ``best.patch``, which makes the stage's network of the baseline's, and record it.
+
+        None where more than batch normalization and the head differ between the two, or nothing does.
+        """
+        if name == BASELINE or BASELINE not in self._results:
+            return None
+        path = self._models.parent / "best.patch"
+        try:
+            save_patch(path, self.network(BASELINE), self.network(name))
+        except SurgeryError as reason:
+            _log.info("no patch: %s", reason)
+            return None
+        self.run.log_bytes(path.name, path.read_bytes())
+        return path
+
     def scores(self, network: keras.Model, split: Split) -> Scores:
         """Scores of a network on a split."""
         return score(
@@ -203,14 +221,14 @@ class Ledger:
             f"the diagnosis of stage {name}",
             lambda: diagnose(
                 network,
-                self.splits.train.mixed(how.evaluation.batch_size, seed=how.seed),
+                self.splits.unlabelled.mixed(how.evaluation.batch_size, seed=how.seed),
                 self.splits.validation.mixed(how.data.batch_size, seed=how.seed),
             ),
         )
 
     def _shifts(self, network: keras.Model) -> tuple[LayerShift, ...]:
         size, seed = self.settings.evaluation.batch_size, self.settings.seed
-        before, after = self.start.source_splits.train, self.splits.train
+        before, after = self.start.source_splits.unlabelled, self.splits.unlabelled
         return measure_shift(network, before.mixed(size, seed=seed), after.mixed(size, seed=seed))
 
     def _path(self, name: str) -> Path:

@@ -12,7 +12,16 @@ import yaml
 from rich.console import Console
 
 from bnadapt import account
-from bnadapt.config import BASELINE, CONTROL, EVALUATE, INSERT, Settings, StageSettings, chosen_stages
+from bnadapt.config import (
+    BASELINE,
+    CONTROL,
+    EVALUATE,
+    INSERT,
+    STATISTICS,
+    Settings,
+    StageSettings,
+    chosen_stages,
+)
 from bnadapt.data.splits import Splits
 from bnadapt.evaluation.results import StageResult, Verdict
 from bnadapt.evaluation.scores import largest_change, predict
@@ -78,7 +87,7 @@ def run_pipeline(
                 network = _baseline(work, stage, network, start)
         if INSERT in stages:
             with ledger.stage(INSERT) as stage:
-                network = _insert(work, stage, network)
+                network = _insert(work, stage, network, start)
         for name, how in settings.schedule.items():
             if name in stages:
                 with ledger.stage(name, how) as stage:
@@ -107,7 +116,7 @@ def _baseline(work: "_Work", stage: OpenStage, network: keras.Model, start: Star
     return network
 
 
-def _insert(work: "_Work", stage: OpenStage, network: keras.Model) -> keras.Model:
+def _insert(work: "_Work", stage: OpenStage, network: keras.Model, start: Start) -> keras.Model:
     """Put batch normalization into the network, calibrated so that its outputs stay; a new network."""
     insertion, train = work.settings.insertion, work.splits.train
     validation = work.splits.validation.batches(work.settings.evaluation.batch_size)
@@ -124,7 +133,10 @@ def _insert(work: "_Work", stage: OpenStage, network: keras.Model) -> keras.Mode
         momentum=momentum_for(steps_per_epoch) if insertion.momentum is None else insertion.momentum,
     )
     if calibrated and sites:
-        images = train.mixed(work.settings.evaluation.batch_size, seed=_seed(work.settings.seed, INSERT))
+        calibrated_on = start.source_splits if insertion.calibrate_on == "source" else work.splits
+        images = calibrated_on.unlabelled.mixed(
+            work.settings.evaluation.batch_size, seed=_seed(work.settings.seed, INSERT)
+        )
         calibrate(network, images, layers=INSERTED, samples=insertion.samples)
     change, relative = largest_change(before, predict(network, validation)[0])
     stage.run.log_metrics({"largest_output_change": change, "largest_output_change_relative": relative})
@@ -140,11 +152,14 @@ def _insert(work: "_Work", stage: OpenStage, network: keras.Model) -> keras.Mode
 
 def _train(work: "_Work", stage: OpenStage, network: keras.Model, name: str, how: StageSettings) -> None:
     """Train what the stage declares, and nothing else; changes the network."""
-    if how.train == [BATCH_NORM] and not has_batch_norm(network):
-        work.say(f"{name}: nothing to train, the network has no batch normalization")
-        how = replace(how, epochs=0)
+    if how.train in ([BATCH_NORM], [STATISTICS]) and not has_batch_norm(network):
+        work.say(f"{name}: nothing to do, the network has no batch normalization")
+        how = replace(how, train=[BATCH_NORM], epochs=0)
     stage.log_start(network)
     trained = work.fit(stage, network, name, how)
+    if how.train == [STATISTICS]:
+        layers = {path.rpartition("/")[0] for path in trained.moved}
+        work.say(f"{name}: new moving statistics in {len(layers)} batch normalization layers, without labels")
     stage.run.log_text("moved.txt", "\n".join(trained.moved))
     stage.finish(network, trained)
 
@@ -164,6 +179,7 @@ def _control(work: "_Work") -> None:
         name: replace(
             work.settings.schedule[name],
             train=[ALL],
+            batch_norm={},
             epochs=math.ceil(results[name].steps / steps_per_epoch),
             patience=None,  # as many steps, also where they no longer help
         )
@@ -186,6 +202,10 @@ def _evaluate(work: "_Work") -> Verdict:
         verdict = judge(work.ledger.results, resamples=work.settings.evaluation.bootstrap)
         path = work.ledger.keep_best(verdict.best)
         work.say(f"kept: {verdict.best} in {path}")
+        patch = work.ledger.keep_patch(verdict.best)
+        if patch is not None:
+            size = math.ceil(patch.stat().st_size / 1024)
+            work.say(f"      and as a patch of {size} kB for the baseline's network in {patch}")
     return verdict
 
 
@@ -228,6 +248,7 @@ class _Work:
             from_logits=self.from_logits,
             seed=_seed(self.settings.seed, name),
             display=self.display,
+            on_policy=lambda table: stage.run.log_text("policy.txt", table),
             on_epoch=lambda epoch: stage.log_epoch(
                 replace(epoch, number=epoch.number + done), prefix="source_" if elsewhere else ""
             ),

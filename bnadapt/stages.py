@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Collection, Sequence
 
-from bnadapt.config import BASELINE, EVALUATE, INSERT, Settings, chosen_stages, stage_order
+from bnadapt.config import BASELINE, EVALUATE, INSERT, Settings, chosen_stages, inserts, stage_order
 from bnadapt.errors import StageError
 
 
@@ -16,7 +16,7 @@ def needed_before(settings: Settings) -> str | None:
     if first == BASELINE:
         return None
     needed = BASELINE if first == EVALUATE else order[order.index(first) - 1]
-    return BASELINE if needed == INSERT and settings.placement.position == "none" else needed
+    return BASELINE if needed == INSERT and not inserts(settings.placement) else needed
 
 
 def require_stages(settings: Settings, available: Collection[str], command: Sequence[str]) -> None:

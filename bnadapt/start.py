@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 import keras
 
@@ -12,11 +12,13 @@ from bnadapt.config import (
     CONTROL,
     EVALUATE,
     INSERT,
+    STATISTICS,
     DataSettings,
     PlacementSettings,
     Settings,
     StageSettings,
     chosen_stages,
+    inserts,
     stage_order,
 )
 from bnadapt.data.load import Description, choose_image_shape, describe, load
@@ -24,22 +26,19 @@ from bnadapt.data.splits import Splits
 from bnadapt.errors import StageError, SurgeryError
 from bnadapt.models.build import build
 from bnadapt.models.fit_to_data import Fitted, fit_to_data, input_shape, load_file, returns_probabilities
-from bnadapt.normalization.policy import (
-    ALL,
-    BATCH_NORM,
-    HEAD,
-    train_only,
-)
+from bnadapt.normalization.patch import apply_patch
+from bnadapt.normalization.policy import ALL, BATCH_NORM, HEAD, train_only
 from bnadapt.report.plan import PlanStage
 from bnadapt.stages import needed_before, require_stages
 from bnadapt.surgery.graph import layer_paths
 from bnadapt.surgery.insert import insert_batch_norm
 from bnadapt.surgery.preprocess import with_rescaling
+from bnadapt.surgery.rebuild import without_recorded_training
 from bnadapt.surgery.sites import Position, Sites, find_sites
 from bnadapt.tracking.history import StoredStage, parameters_of, stages_of
 from bnadapt.tracking.models import load_model
 from bnadapt.tracking.store import Tracker
-from bnadapt.training.fit import trainable_parameters
+from bnadapt.training.fit import set_policy, trainable_parameters
 
 AUTO = "auto"
 INSERTED = ".*_inserted_bn.*"  # names of the layers that insertion makes
@@ -104,13 +103,13 @@ def prepare(settings: Settings, tracker: Tracker, command: Sequence[str] = ("bna
     else:
         fitted = _network_of(settings, tracker, earlier, stages, target)
     splits = load(settings.data, image_shape_for(settings.data, target, fitted.network))
-    same = settings.baseline_data is None or BASELINE not in stages
+    same = settings.baseline_data is None or not {BASELINE, INSERT} & set(stages)
     source_splits = splits if same else load(settings.baseline_data, splits.image_shape)  # type: ignore[arg-type]
     on_target = _with_head_for(fitted.network, splits)
     how = _baseline_training(settings, fitted)
     parameters = _parameters(settings, source, target, stages, before)
     sites, plan = _rehearse(settings, stages, fitted.network, on_target.network, how)
-    notes = [*fitted.notes, *splits.notes]
+    notes = [*fitted.notes, *splits.notes, *_notes_on_statistics(settings, on_target.network, same)]
     if not same:
         notes += [f"{source_splits.name}: {note}" for note in source_splits.notes]
         notes += [f"{splits.name}: {note}" for note in on_target.notes]
@@ -157,16 +156,22 @@ def _require_same_data(
 
 
 def find_chosen_sites(network: keras.Model, placement: PlacementSettings) -> Sites:
-    """The sites that the placement asks for; none for ``position=none``.
+    """The sites that the placement asks for; none where it asks for none.
 
     Raises:
         SurgeryError: no layer takes batch normalization and the network has none of its own, or a pattern
             matches nothing.
     """
-    if placement.position == "none":
+    if not inserts(placement):
         return Sites(())
-    position = cast(Position, placement.position)
-    sites = find_sites(network, position, include=placement.include, exclude=placement.exclude)
+    sites = find_sites(
+        network,
+        None if placement.position == "none" else cast(Position, placement.position),
+        include=placement.include,
+        exclude=placement.exclude,
+        shared=placement.shared,
+        on_input=placement.on_input,
+    )
     if not sites and not has_batch_norm(network):
         reasons = "".join(f"\n  {layer}: {reason}" for layer, reason in sites.passed_over.items())
         raise SurgeryError(
@@ -206,9 +211,18 @@ def _first_network(settings: Settings, tracker: Tracker, data: DataSettings, sou
         return Fitted(build(model, shape, len(source.classes)), None, ())
     assert model.path is not None
     network = load_file(Path(model.path)) if ":/" not in model.path else load_model(tracker.uri, model.path)
+    notes: tuple[str, ...] = ()
+    plain = without_recorded_training(network)
+    if plain is not network:
+        network = plain
+        notes = ("parts that were called with training=False follow the stages' settings instead",)
     network = with_rescaling(network, (model.input_range[0], model.input_range[1]))
+    if model.patch is not None:
+        network = apply_patch(network, model.patch)
+        notes = (*notes, f"the network is that of the file with the patch {model.patch}")
     shape = image_shape_for(data, source, network)
-    return fit_to_data(network, shape, len(source.classes), always_new_head=model.head == "new")
+    fitted = fit_to_data(network, shape, len(source.classes), always_new_head=model.head == "new")
+    return replace(fitted, notes=(*notes, *fitted.notes))
 
 
 def _network_of(
@@ -260,6 +274,20 @@ def _rehearse(
     return sites, tuple(rows)
 
 
+def _notes_on_statistics(settings: Settings, network: keras.Model, same_data: bool) -> list[str]:
+    """Say it where a stage without labels has next to nothing to do."""
+    stages = chosen_stages(settings)
+    names = [name for name, how in settings.schedule.items() if how.train == [STATISTICS] and name in stages]
+    calibrated_here = INSERT in stages and settings.insertion.init == "calibrated"
+    on_target = same_data or settings.insertion.calibrate_on == "target"
+    if not names or not calibrated_here or not on_target or has_batch_norm(network):
+        return []
+    return [
+        f"{names[0]}: batch normalization is calibrated on the same images, so that their statistics change next "
+        "to nothing; data@baseline_data=NAME names what the network was trained on"
+    ]
+
+
 def _plan_control(settings: Settings, network: keras.Model) -> PlanStage:
     train_only(network, ALL)
     return PlanStage(
@@ -273,23 +301,34 @@ def _plan_control(settings: Settings, network: keras.Model) -> PlanStage:
 
 
 def _plan_stage(name: str, network: keras.Model, how: StageSettings) -> PlanStage:
+    without_labels = how.train == [STATISTICS]
     idle = how.epochs == 0 or (how.train == [BATCH_NORM] and not has_batch_norm(network))
-    if not idle:
-        train_only(network, how.train, statistics=cast(Literal["batch", "frozen"], how.statistics))
+    if not idle and not without_labels:
+        set_policy(network, how)
     return PlanStage(
         name=name,
-        epochs=how.epochs,
-        learning_rate=how.learning_rate,
-        trains=", ".join(how.train),
-        trainable=0 if idle else trainable_parameters(network),
-        statistics=_statistics_in_words(how) if has_batch_norm(network) and not idle else "",
+        epochs=0 if without_labels else how.epochs,
+        learning_rate=None if without_labels else how.learning_rate,
+        trains="nothing" if without_labels else ", ".join(how.train),
+        trainable=0 if idle or without_labels else trainable_parameters(network),
+        statistics=_statistics_in_words(how)
+        if has_batch_norm(network) and (without_labels or not idle)
+        else "",
     )
 
 
 def _statistics_in_words(how: StageSettings) -> str:
-    if how.statistics == "frozen":
-        return "frozen"
-    return "batch, then re-estimated" if how.reestimate else "batch"
+    if how.train == [STATISTICS]:
+        blended = f", those before counting as {how.prior:g} images" if how.prior else ""
+        return f"measured without labels{blended}"
+    mode = {
+        ("move", "batch"): "batch",
+        ("stay", "batch"): "batch, moving ones stay",
+        ("move", "moving"): "moving, following the batches",
+        ("stay", "moving"): "moving, frozen",
+    }[how.statistics, how.normalize]
+    measured = ", then re-estimated" if how.reestimate and how.statistics == "move" else ""
+    return mode + measured + (", others for some layers" if how.batch_norm else "")
 
 
 def _parameters(
@@ -300,7 +339,7 @@ def _parameters(
         "data": target.name,
         "baseline_data": source.name,
         "model": _model_name(settings),
-        "placement": settings.placement.position,
+        "placement": _placement_name(settings.placement),
         "init": settings.insertion.init,
         "schedule": ", ".join(f"{name} {how.epochs}" for name, how in settings.schedule.items()),
         "seed": str(settings.seed),
@@ -319,6 +358,12 @@ def _overrides(command: Sequence[str]) -> dict[str, str]:
     return {key: value for key, _, value in changes if "." in key and not key.startswith("hydra.")}
 
 
+def _placement_name(placement: PlacementSettings) -> str:
+    if not placement.on_input:
+        return placement.position
+    return "input" if placement.position == "none" else f"{placement.position}, input"
+
+
 def _model_name(settings: Settings) -> str:
     model = settings.model
     match model.kind:
@@ -333,5 +378,5 @@ def _model_name(settings: Settings) -> str:
 def _run_name(parameters: Mapping[str, str]) -> str:
     source, target = parameters["baseline_data"], parameters["data"]
     data = target if source == target else f"{source}>{target}"
-    placement = parameters["placement"].removesuffix("_activation")
+    placement = parameters["placement"].replace("_activation", "").replace(", ", "+")
     return f"{data} {parameters['model'].split(' ')[0]} {placement} s{parameters['seed']}"

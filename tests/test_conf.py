@@ -9,7 +9,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.errors import ConfigCompositionException
 
 from bnadapt.cli import configuration_directory, settings_from
-from bnadapt.config import Settings
+from bnadapt.config import Settings, SwitchSettings
 
 CONF = configuration_directory()
 GROUPS = ("data", "model", "placement", "schedule", "experiment")
@@ -55,12 +55,26 @@ def test_groups_are_fields_of_the_settings() -> None:
 
 @pytest.mark.parametrize("option", options("placement"))
 def test_a_placements_file_bears_its_name(option: str) -> None:
-    assert compose(f"placement={option}").placement.position == option
+    placement = compose(f"placement={option}").placement
+    expected = ("none", True) if option == "input_only" else (option, False)
+    assert (placement.position, placement.on_input) == expected
 
 
 @pytest.mark.parametrize("option", options("model"))
 def test_a_models_file_bears_its_name(option: str) -> None:
     assert compose(f"model={option}", *NEEDS.get(option, [])).model.kind == option
+
+
+def test_a_stage_takes_switches_for_some_layers(tmp_path: Path) -> None:
+    (tmp_path / "schedule").mkdir()
+    (tmp_path / "schedule" / "mine.yaml").write_text(
+        "# Mine.\nadapt:\n  train: [batch_norm]\n  batch_norm:\n    conv1.*: {statistics: stay}\n"
+    )
+    settings = compose("schedule=mine", f"hydra.searchpath=[file://{tmp_path}]")
+    assert settings.schedule["adapt"].batch_norm == {"conv1.*": SwitchSettings(statistics="stay")}
+    (tmp_path / "schedule" / "typo.yaml").write_text("adapt:\n  batch_norm:\n    a: {statistic: stay}\n")
+    with pytest.raises(Exception, match="Key 'statistic' not in 'SwitchSettings'"):
+        compose("schedule=typo", f"hydra.searchpath=[file://{tmp_path}]")
 
 
 def test_the_defaults_stand_in_the_dataclasses_alone() -> None:

@@ -5,7 +5,7 @@ from dataclasses import fields, is_dataclass
 
 import pytest
 
-from bnadapt.config import Settings, StageSettings, check, chosen_stages, stage_order
+from bnadapt.config import Settings, StageSettings, SwitchSettings, check, chosen_stages, inserts, stage_order
 from bnadapt.errors import SettingsError
 
 
@@ -31,7 +31,10 @@ def test_valid_settings_pass() -> None:
         (lambda s: setattr(s.data, "test_fraction", 0.95), "leave nothing to train on"),
         (lambda s: setattr(s.data, "name", None), "data.name is missing: data=tfds needs data.name=NAME"),
         (lambda s: setattr(s.data, "path", "x"), "data.path=x is used by data=folder only"),
-        (lambda s: setattr(s.data, "shift", "fog"), "data.shift=fog: choose one of none, contrast, brightness"),
+        (
+            lambda s: setattr(s.data, "shift", "fog"),
+            "data.shift=fog: choose one of none, contrast, brightness",
+        ),
         (lambda s: setattr(s.data, "severity", 6), "data.severity=6: must be less than 6"),
         (
             lambda s: s.data.__dict__.update(labels_per_class=10, labels_fraction=0.1),
@@ -65,6 +68,33 @@ def test_valid_settings_pass() -> None:
             lambda s: setattr(s.schedule["adapt"], "optimizer", "lion"),
             "schedule.adapt.optimizer=lion: choose one of",
         ),
+        (
+            lambda s: setattr(s.schedule["adapt"], "train", ["statistics", "head"]),
+            "schedule.adapt.train=['statistics', 'head']: statistics stands alone",
+        ),
+        (
+            lambda s: setattr(s.baseline, "train", ["statistics"]),
+            "baseline.train=[statistics]: the baseline has no batch normalization",
+        ),
+        (lambda s: setattr(s.schedule["adapt"], "prior", 16.0), "schedule.adapt.prior=16 is used by train="),
+        (
+            lambda s: setattr(s.schedule["adapt"], "statistics", "frozen"),
+            "schedule.adapt.statistics=frozen: choose one of move, stay",
+        ),
+        (
+            lambda s: s.schedule["adapt"].batch_norm.update({"conv.*": SwitchSettings(normalize="bath")}),
+            "schedule.adapt.batch_norm.conv.*.normalize=bath: choose one of batch, moving",
+        ),
+        (
+            lambda s: s.schedule["adapt"].batch_norm.update({"conv(": SwitchSettings()}),
+            "schedule.adapt.batch_norm=conv(: not a regular expression",
+        ),
+        (
+            lambda s: s.schedule.update(
+                only=StageSettings(train=["statistics"], batch_norm={".*": SwitchSettings()})
+            ),
+            "schedule.only.batch_norm is not used by train=[statistics]",
+        ),
         (lambda s: s.schedule.update(insert=StageSettings()), "schedule.insert: a stage's name is a word"),
         (
             lambda s: setattr(s, "stages", ["adpt"]),
@@ -79,6 +109,25 @@ def test_mistakes_are_named(change: Callable[[Settings], None], message: str) ->
     with pytest.raises(SettingsError) as error:
         check(settings)
     assert message in str(error.value)
+
+
+def test_a_batch_of_one_needs_moving_statistics_wherever_something_trains() -> None:
+    settings = valid()
+    settings.data.batch_size = 1
+    with pytest.raises(SettingsError, match=r"data.batch_size=1: .* schedule.STAGE.normalize=moving"):
+        check(settings)
+    settings.schedule["adapt"].train = ["statistics"]
+    settings.schedule["finetune"].normalize = "moving"
+    check(settings)
+
+
+def test_a_placement_asks_for_layers_the_input_both_or_nothing() -> None:
+    settings = valid()
+    assert inserts(settings.placement)
+    settings.placement.position = "none"
+    assert not inserts(settings.placement)
+    settings.placement.on_input = True
+    assert inserts(settings.placement)
 
 
 def test_every_mistake_is_reported_at_once() -> None:
@@ -116,3 +165,4 @@ def test_every_setting_says_what_it_means() -> None:
 
     assert not undocumented(valid())
     assert not undocumented(StageSettings())
+    assert not undocumented(SwitchSettings())

@@ -179,7 +179,12 @@ def test_from_scratch_the_control_is_the_same_network_without_batch_normalizatio
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "arguments", [["placement=none"], ["placement=after_activation", "schedule=gradual"]]
+    "arguments",
+    [
+        ["placement=none"],
+        ["placement=after_activation", "schedule=gradual"],
+        ["placement=input_only", "schedule=statistics"],
+    ],
 )
 def test_other_placements_and_schedules_run(arguments: list[str], tmp_path: Path) -> None:
     short = {
@@ -187,11 +192,70 @@ def test_other_placements_and_schedules_run(arguments: list[str], tmp_path: Path
         "placement=after_activation": [
             f"schedule.{stage}.epochs=1" for stage in ("adapt", "upper33", "upper66", "finetune")
         ],
+        "placement=input_only": ["schedule.adapt.prior=16"],
     }[arguments[0]]
     result = bnadapt(*arguments, *short, "model=cnn", "model.filters=[4]", "baseline.epochs=1", cwd=tmp_path)
     assert result.code == 0, result.errors
     if arguments[0] == "placement=none":
-        assert "adapt: nothing to train, the network has no batch normalization" in result.output
+        assert "adapt: nothing to do, the network has no batch normalization" in result.output
+    if arguments[0] == "placement=input_only":
+        assert result.children()["3_adapt"].data.metrics["steps"] == 0
+        assert "5_control" not in result.children()  # nothing took a step
+
+
+def test_statistics_without_labels_and_then_gamma_and_beta_on_them(tmp_path: Path) -> None:
+    short = ["schedule=statistics_then_affine", "schedule.adapt.epochs=2", "placement.on_input=true"]
+    # Other images of the same set stand for other data.
+    source = ["data@baseline_data=digits", "baseline_data.split_seed=1", "baseline_data.train_limit=300"]
+    result = bnadapt(*QUICK[:1], *short, *source, "model.widths=[16]", cwd=tmp_path)
+    assert result.code == 0, result.errors
+    assert (
+        "statistics: new moving statistics in 2 batch normalization layers, without labels" in result.output
+    )
+    assert "calibrated on the same images" not in result.output
+    stages = result.children()
+
+    def text(label: str, name: str) -> str:
+        run_id = stages[label].info.run_id
+        return Path(result.client.download_artifacts(run_id, name, str(tmp_path))).read_text()
+
+    moved = {label: text(label, "moved.txt").split() for label in ("3_statistics", "4_adapt")}
+    layers = ("images_inserted_bn", "dense1_inserted_bn")
+    assert moved["3_statistics"] == [
+        f"{layer}/{name}" for layer in layers for name in ("moving_mean", "moving_variance")
+    ]
+    assert moved["4_adapt"] == [f"{layer}/{name}" for layer in layers for name in ("gamma", "beta")]
+    assert "the statistics of 0 of 2 batch normalization layers move" in text("4_adapt", "policy.txt")
+    # What the statistics stage did is not undone by calibration on the images that it is to measure.
+    assert stages["3_statistics"].data.metrics["val_loss"] != stages["2_insert"].data.metrics["val_loss"]
+
+
+def test_the_kept_network_can_be_a_patch_of_the_baselines(tmp_path: Path) -> None:
+    # What is kept is decided by validation: a baseline of no epochs is worse than anything.
+    short = ["baseline.epochs=0", "schedule=bn_only", "schedule.adapt.epochs=2", "model.widths=[32,16]"]
+    first = bnadapt(*short, "evaluation.control=false", "hydra.run.dir=first", cwd=tmp_path)
+    assert first.code == 0, first.errors
+    assert "kept: adapt in" in first.output
+    patch = tmp_path / "first" / "best.patch"
+    assert patch.stat().st_size < 10_000
+    assert f"and as a patch of {-(-patch.stat().st_size // 1024)} kB" in first.output
+    artifacts = {file.path for file in first.client.list_artifacts(first.run_id)}
+    assert "best.patch" in artifacts
+    base = ["model=file", "model.path=first/models/1_baseline.keras"]
+    again = bnadapt(*base, f"model.patch={patch}", "stages=[baseline]", cwd=tmp_path)
+    assert again.code == 0, again.errors
+    scores = again.children()["1_baseline"].data.metrics
+    assert scores["val_loss"] == first.children()["3_adapt"].data.metrics["val_loss"]
+    gone = bnadapt(*base, "model.patch=best.patch", cwd=tmp_path)
+    assert (gone.code, "model.patch=best.patch: there is no such file" in gone.errors) == (1, True)
+
+
+def test_a_stage_of_statistics_that_can_change_nothing_is_announced(tmp_path: Path) -> None:
+    result = bnadapt(
+        *QUICK[:1], "schedule=statistics", "model.widths=[16]", "stages=[baseline,insert,adapt]", cwd=tmp_path
+    )
+    assert result.code == 0, result.errors
+    assert "adapt: batch normalization is calibrated on the same images" in result.output
 
 
 @pytest.mark.slow

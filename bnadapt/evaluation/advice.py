@@ -25,7 +25,7 @@ UNSURE = 0.02  # half of the interval of the kept stage's validation accuracy
 
 INSERTED = "_inserted_bn"  # in the names of the layers that insertion makes
 EVERYTHING, ONLY_BATCH_NORM = "all", ["batch_norm"]
-FROZEN = "schedule.{stage}.statistics=frozen"
+FROZEN = "schedule.{stage}.statistics=stay schedule.{stage}.normalize=moving"
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def _statistics_do_not_fit(evidence: Evidence) -> str | None:
     elif _normalizes_with_batches(how):
         remedy = f"measure them anew: schedule.{stage.name}.reestimate=true"
     else:
-        remedy = "let a stage before it take them from these images, such as schedule=bn_then_all"
+        remedy = "let a stage before it take them from these images, such as schedule=statistics_then_affine"
     return (
         f"After {stage.name} the moving statistics of {worst.layer} are not those of the training images (means "
         f"{worst.mean:.2g} deviations apart, deviations {100 * math.expm1(worst.deviation):.0f} % apart): {remedy}"
@@ -282,7 +282,7 @@ def _gap(layer: LayerGap) -> float:
 
 
 def _normalizes_with_batches(how: StageSettings) -> bool:
-    return how.statistics == "batch"
+    return how.normalize == "batch"
 
 
 def _kept(stage: StageResult) -> Epoch:

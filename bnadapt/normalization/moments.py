@@ -1,8 +1,7 @@
 """Mean and variance of what batch normalization layers receive, pooled exactly over any cut into batches."""
 
-import operator
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import keras
@@ -10,8 +9,12 @@ import numpy as np
 import tensorflow as tf
 
 from bnadapt.errors import DataError, ModelError, SurgeryError
-from bnadapt.surgery.graph import Call, layer_paths, replay
+from bnadapt.normalization.batches import input_batches
+from bnadapt.normalization.reduction import channel_moments, normalized, received
+from bnadapt.surgery.graph import Call, inputs_of, layer_paths, replay
 from bnadapt.surgery.sites import Patterns, as_patterns, matches
+
+Parts = Literal["both", "mean", "variance"]
 
 
 @dataclass(frozen=True)
@@ -19,14 +22,16 @@ class Moments:
     """Moments per channel.
 
     Attributes:
-        count: values per channel: samples times positions.
+        count: values per channel: samples times positions times calls.
         mean: float64 [channels].
         variance: float64 [channels], biased (divided by count), as Keras' batch normalization uses it.
+        samples: how many samples the values come from, whatever their positions and the layer's calls.
     """
 
     count: int
     mean: np.ndarray
     variance: np.ndarray
+    samples: int
 
 
 def merge(first: Moments, second: Moments) -> Moments:
@@ -34,14 +39,37 @@ def merge(first: Moments, second: Moments) -> Moments:
 
     Unlike a mean of squares minus a squared mean it does not cancel where the mean is large.
     """
-    count = first.count + second.count
+    count, samples = first.count + second.count, first.samples + second.samples
     if count == 0:
-        return first
+        return Moments(0, first.mean, first.variance, samples)
     share = second.count / count
     difference = second.mean - first.mean
     mean = first.mean + difference * share
     variance = first.variance * (1 - share) + second.variance * share + difference**2 * share * (1 - share)
-    return Moments(count, mean, variance)
+    return Moments(count, mean, variance, samples)
+
+
+def blend(source: Any, target: Any, *, prior: float, samples: Any) -> Any:
+    """N / (N + n) source + n / (N + n) target, N being the prior and n the samples (Schneider et al. 2020)."""
+    share = samples / (prior + samples)
+    return source * (1 - share) + target * share
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """What batch normalization normalizes with while it is measured; layers that are not named: as in inference.
+
+    Attributes:
+        by_batch: paths of those that normalize with the moments of their own batch.
+        given: fixed moments by path, mean and variance.
+        prior: of the moments of a batch of n rows, the moving statistics take the share prior / (prior + n).
+        parts: which of the batch's moments are used; the other ones are the moving statistics.
+    """
+
+    by_batch: frozenset[str] = frozenset()
+    given: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    prior: float = 0.0
+    parts: Parts = "both"
 
 
 def batch_norm_layers(
@@ -93,10 +121,10 @@ def measure(
 ) -> dict[str, Moments]:
     """Moments of the input of each named batch normalization layer; the model stays exactly as it was.
 
-    Every batch is reduced in float32 (float64 in a float64 network) where the activations are, in two passes
-    so that a large mean does not cancel, and merged with the others in float64: the result does not depend on
-    how the samples are cut into batches or ordered. A layer that is called several times is pooled over its
-    calls. Masked positions do not count. The network runs in inference, dropout off.
+    Every batch is reduced where the activations are (see ``channel_moments``) and merged with the others in
+    float64: the result does not depend on how the samples are cut into batches or ordered, and the memory
+    not on their number. A layer that is called several times is pooled over its calls. Masked positions do
+    not count. The network runs in inference, dropout off.
 
     Args:
         model: a Sequential or Functional network with batch normalization.
@@ -119,120 +147,107 @@ def measure(
     if normalize_with not in ("moving", "batch"):
         raise SurgeryError(f"normalize_with={normalize_with!r}: choose moving or batch")
     chosen = batch_norm_layers(model, layers)
-    reduce = _reduction(model, chosen, own_moments=normalize_with == "batch")
+    how = Pass(by_batch=frozenset(chosen) if normalize_with == "batch" else frozenset())
+    return measure_pass(model, batches, list(chosen), how, samples=samples, batch_size=batch_size)
+
+
+def measure_pass(
+    model: keras.Model, images: Any, paths: list[str], how: Pass, *, samples: int | None, batch_size: int
+) -> dict[str, Moments]:
+    """Moments of the inputs of the layers at these paths in one pass over the images; see ``measure``."""
+    reduce = _Reduction(model, paths, how)
     totals: dict[str, Moments] = {}
-    for inputs in _limited(_batches(batches, batch_size), samples):
-        for path, per_call in reduce(inputs).items():
-            for count, mean, variance in per_call:
-                part = Moments(
-                    int(count), mean.numpy().astype(np.float64), variance.numpy().astype(np.float64)
+    for inputs, rows in input_batches(images, batch_size=batch_size, samples=samples):
+        for path, part in reduce(inputs, rows).items():
+            if not (np.isfinite(part.mean).all() and np.isfinite(part.variance).all()):
+                raise ModelError(
+                    f"the input of the batch normalization '{path}' is not finite for some images: check "
+                    "the images for NaN, and whether training diverged"
                 )
-                if not (np.isfinite(part.mean).all() and np.isfinite(part.variance).all()):
-                    raise ModelError(
-                        f"the input of the batch normalization '{path}' is not finite for some images: check "
-                        "the images for NaN, and whether training diverged"
-                    )
-                totals[path] = merge(totals[path], part) if path in totals else part
+            totals[path] = merge(totals[path], part) if path in totals else part
     if not totals:
         raise DataError("no images to measure: the data set or iterable is empty")
-    return totals
+    return {path: totals[path] for path in paths}
 
 
-def _reduction(model: keras.Model, chosen: dict[str, Any], *, own_moments: bool) -> Any:
-    """A compiled function: a batch -> for each path a list of (count, mean, variance), one per call."""
+class _Reduction:
+    """A compiled function from one batch to the moments of every layer, fetched together."""
 
-    def of_batch(inputs: Any) -> dict[str, list[Any]]:
-        found: dict[str, list[Any]] = {path: [] for path in chosen}
+    def __init__(self, model: keras.Model, paths: list[str], how: Pass) -> None:
+        self._model = model
+        self._how = how
+        self._measured = frozenset(paths)
+        self._order: list[tuple[str, int]] = []
+        self._function = tf.function(self._of_batch, reduce_retracing=True, autograph=False)
+        self._traced = False
 
-        def call(each: Call, *args: Any, **kwargs: Any) -> Any:
-            layer = each.operation
-            if each.path not in chosen:
-                return layer(*args, **kwargs)
-            given = args[0] if args else kwargs["inputs"]
-            values = keras.ops.cast(given, keras.backend.result_type(given.dtype, "float32"))
-            mask = kwargs.get("mask", getattr(given, "_keras_mask", None))
-            moments = _moments(values, layer.axis, mask)
-            found[each.path].append(moments)
-            if not own_moments:
-                return layer(*args, **kwargs)
-            return _normalized(layer, values, *moments[1:], mask)
-
-        with keras.StatelessScope():  # nothing that a layer assigns or adds as a loss is kept
-            replay(model, inputs, call)
+    def __call__(self, inputs: Any, rows: int) -> dict[str, Moments]:
+        if not self._traced:
+            trace_for_any_rows(self._function, self._model, inputs)
+            self._traced = True
+        counts, means, variances = (each.numpy() for each in self._function(inputs))
+        found: dict[str, Moments] = {}
+        start = 0
+        for (path, channels), count in zip(self._order, counts, strict=True):
+            part = slice(start, start + channels)
+            start += channels
+            # The samples of a layer that is called again are still the same ones.
+            moments = Moments(int(count), means[part], variances[part], 0 if path in found else rows)
+            found[path] = merge(found[path], moments) if path in found else moments
         return found
 
-    return tf.function(of_batch, reduce_retracing=True)
+    def _of_batch(self, inputs: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        self._order = []
+        parts: list[tuple[tf.Tensor, tf.Tensor, tf.Tensor]] = []
+        rows = tf.shape(next(each for each in keras.tree.flatten(inputs) if each is not None))[0]
+
+        def call(each: Call, *args: Any, **kwargs: Any) -> Any:
+            layer, path = each.operation, each.path
+            by_batch = path in self._how.by_batch
+            if path not in self._measured and not by_batch and path not in self._how.given:
+                return layer(*args, **kwargs)
+            values, mask = received(layer, args, kwargs)
+            count, mean, variance = channel_moments(values, layer.axis, mask)
+            if path in self._measured:
+                self._order.append((path, values.shape[layer.axis]))
+                parts.append((count, mean, variance))
+            if path in self._how.given:
+                return normalized(layer, values, *self._how.given[path], mask)
+            if not by_batch:
+                return layer(*args, **kwargs)
+            used = batch_statistics(layer, mean, variance, rows, prior=self._how.prior, parts=self._how.parts)
+            return normalized(layer, values, *used, mask)
+
+        with keras.StatelessScope():  # nothing that a layer assigns or adds as a loss is kept
+            replay(self._model, inputs, call)
+        counts, means, variances = zip(*parts, strict=True)
+        return tf.stack(counts), tf.concat(means, 0), tf.concat(variances, 0)
 
 
-def _moments(values: tf.Tensor, axis: int, mask: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Count, mean and biased variance per channel; the second pass corrects the rounding of the mean."""
-    axes = [each for each in range(values.shape.rank) if each != axis % values.shape.rank]
-    channels = tf.shape(values, out_type=tf.int64)[axis]
-    if mask is None:
-        weights = None
-        count = tf.size(values, out_type=tf.int64) // tf.maximum(channels, 1)
-    else:
-        weights = tf.broadcast_to(tf.cast(mask, values.dtype)[..., tf.newaxis], tf.shape(values))
-        count = tf.reduce_sum(tf.cast(weights[..., 0], tf.int64))
-    divisor = tf.maximum(tf.cast(count, values.dtype), 1.0)
-
-    def average(what: tf.Tensor, *, keepdims: bool = False) -> tf.Tensor:
-        if weights is None:
-            return tf.reduce_mean(what, axes, keepdims=keepdims)
-        return tf.reduce_sum(what * weights, axes, keepdims=keepdims) / divisor
-
-    coarse = average(values, keepdims=True)
-    centred = values - coarse
-    correction = tf.cast(average(centred), tf.float64)
-    mean = tf.cast(tf.reshape(coarse, [-1]), tf.float64) + correction
-    variance = tf.cast(average(tf.square(centred)), tf.float64) - tf.square(correction)
-    return count, mean, tf.maximum(variance, 0.0)
-
-
-def _normalized(layer: Any, values: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor, mask: Any) -> tf.Tensor:
-    """What the layer computes in training, without moving its statistics."""
-    result = keras.ops.batch_normalization(
-        values,
-        tf.cast(mean, values.dtype),
-        tf.cast(variance, values.dtype),
-        axis=layer.axis,
-        offset=None if layer.beta is None else tf.cast(layer.beta.value, values.dtype),
-        scale=None if layer.gamma is None else tf.cast(layer.gamma.value, values.dtype),
-        epsilon=layer.epsilon,
+def batch_statistics(
+    layer: Any, mean: tf.Tensor, variance: tf.Tensor, rows: tf.Tensor, *, prior: float, parts: Parts = "both"
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """What a layer normalizes a batch with: its moments, blended with the moving statistics by the prior."""
+    if not prior and parts == "both":
+        return mean, variance
+    moving_mean, moving_variance = (
+        tf.cast(weight.value, mean.dtype) for weight in (layer.moving_mean, layer.moving_variance)
     )
-    result = keras.ops.cast(result, layer.compute_dtype)
-    if mask is not None:
-        result._keras_mask = mask
-    return result
+    samples = tf.cast(rows, mean.dtype)
+    return (
+        moving_mean if parts == "variance" else blend(moving_mean, mean, prior=prior, samples=samples),
+        moving_variance
+        if parts == "mean"
+        else blend(moving_variance, variance, prior=prior, samples=samples),
+    )
 
 
-def _batches(batches: Any, batch_size: int) -> Iterator[Any]:
-    """Inputs of the network batch by batch, labels left out."""
-    if isinstance(batches, np.ndarray | tf.Tensor) or _is_dict_of_arrays(batches):
-        rows = len(keras.tree.flatten(batches)[0])
-        for start in range(0, rows, batch_size):
-            part = slice(start, start + batch_size)
-            yield keras.tree.map_structure(operator.itemgetter(part), batches)
+def trace_for_any_rows(function: Any, model: keras.Model, inputs: Any) -> None:
+    """Trace a compiled function of a batch once for every number of rows; a smaller last batch traces nothing."""
+    if any(each.shape[0] is not None for each in inputs_of(model)):
         return
-    for batch in batches:
-        yield batch[0] if isinstance(batch, tuple) else batch
 
+    def any_rows(values: tf.Tensor | None) -> tf.TensorSpec | None:
+        return None if values is None else tf.TensorSpec([None, *values.shape[1:]], values.dtype)
 
-def _is_dict_of_arrays(batches: Any) -> bool:
-    return isinstance(batches, dict) and all(hasattr(each, "shape") for each in keras.tree.flatten(batches))
-
-
-def _limited(batches: Iterable[Any], samples: int | None) -> Iterator[Any]:
-    """Batches of tensors until the number of samples is reached, the last one cut to it."""
-    left = samples
-    for batch in batches:
-        if left is not None and left <= 0:
-            return
-        tensors = keras.tree.map_structure(lambda each, left=left: tf.convert_to_tensor(each)[:left], batch)
-        rows = int(keras.tree.flatten(tensors)[0].shape[0])
-        if rows == 0:
-            continue
-        left = None if left is None else left - rows
-        yield tensors
-        if left == 0:
-            return
+    function.get_concrete_function(keras.tree.map_structure(any_rows, inputs))

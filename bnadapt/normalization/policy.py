@@ -1,15 +1,27 @@
-"""What trains, what moves, what batch normalization normalizes with; and the proof of it afterwards."""
+"""What trains and how batch normalization behaves meanwhile, by one word; and all about policies in one place.
 
-import hashlib
+The switches of single layers, the table, the problems and the proof live in modules beside this one, and can be
+imported from here as well.
+"""
+
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 
 from bnadapt.config import UPPER
-from bnadapt.errors import FrozenWeightMovedError, SurgeryError
+from bnadapt.errors import SurgeryError
+from bnadapt.normalization.switches import (
+    Normalize,
+    Statistics,
+    Switches,
+    check_switches,
+    flag_of,
+    is_batch_norm,
+    renew_training,
+    set_call,
+)
 from bnadapt.surgery.graph import layer_paths
 from bnadapt.surgery.head import head_layers
 from bnadapt.surgery.kinds import is_normalization, is_weighted
@@ -18,36 +30,21 @@ from bnadapt.surgery.tree import Entry, layer_tree, made_trainable, own_weights,
 
 ALL, BATCH_NORM, HEAD, BIASES = "all", "batch_norm", "head", "biases"
 LISTED_AT_MOST = 60
-
-
-@dataclass(frozen=True)
-class LayerPolicy:
-    """How one layer takes part in training.
-
-    Attributes:
-        path: of the layer.
-        layer_type: its class.
-        trainable: scalars that training changes by gradients.
-        frozen: scalars that it does not.
-        normalizes_with: of batch normalization: "batch" or "moving statistics"; else "".
-        statistics: of batch normalization: whether the moving statistics "move" or "stay"; else "".
-    """
-
-    path: str
-    layer_type: str
-    trainable: int
-    frozen: int
-    normalizes_with: str
-    statistics: str
+_AT_REST = Switches(False, "stay", "moving")
 
 
 def train_only(
-    model: keras.Model, what: str | Sequence[str], *, statistics: Literal["batch", "frozen"] = "batch"
+    model: keras.Model,
+    what: str | Sequence[str],
+    *,
+    statistics: Statistics = "move",
+    normalize: Normalize = "batch",
 ) -> list[str]:
     """Set which weights train, and how batch normalization behaves meanwhile; returns the paths that train.
 
-    Changes the ``trainable`` flag of every layer and weight, and nothing else. They take effect at the next
-    ``compile``, want a new optimizer, and are not all saved with the model: set them before every stage.
+    Changes the ``trainable`` flag of every layer and weight and the switches of all batch normalization (see
+    ``switch_batch_norm``), and nothing else. They want a new optimizer, so ``compile`` afterwards, and are not
+    all saved with the model: set them before every stage.
 
     Args:
         model: a Sequential or Functional network.
@@ -55,15 +52,16 @@ def train_only(
             bias, so not batch normalization's beta); "upper 33%" (that share of the weighted layers, rounded
             up, counted from the output in graph order, and everything between and behind them); or regular
             expressions over paths or names of layers (full match).
-        statistics: of batch normalization that trains. "batch": it normalizes with the batch and its moving
-            statistics follow. "frozen": gamma and beta train, but it normalizes with its moving statistics,
-            which stay (Kanavati and Tsuneki, 2021). Where neither gamma nor beta trains, they always stay.
+        statistics: whether the moving statistics of batch normalization that trains "move" or "stay".
+        normalize: whether it normalizes with the "batch" or with the "moving" statistics meanwhile. Batch
+            normalization of which neither gamma nor beta trains keeps its statistics and uses them, whatever
+            is said here; ``switch_batch_norm`` afterwards can say otherwise. (Where it has neither, being
+            selected counts.)
 
     Raises:
         SurgeryError: a selector that matches no weight, or a layer that does not follow its flags.
     """
-    if statistics not in ("batch", "frozen"):
-        raise SurgeryError(f"statistics={statistics!r}: choose batch or frozen")
+    check_switches(statistics, normalize)
     entries = layer_tree(model)
     trainable = {id(entry.layer): made_trainable(entry.layer) for entry in entries}
     selectors = [what] if isinstance(what, str) else list(what)
@@ -75,7 +73,7 @@ def train_only(
         chosen = _select(model, entries, selector)
         layers |= {id(entry.layer) for entry, _ in chosen}
         weights |= {id(each) for entry, only in chosen for each in trainable[id(entry.layer)] if only(each)}
-    _apply(model, entries, trainable, layers, weights, statistics)
+    _apply(model, entries, layers, weights, Switches(True, statistics, normalize))
     trains = {path: each for path, each in weights_by_path(model).items() if id(each) in weights}
     actual = {id(each) for each in model.trainable_variables}
     if actual != weights:
@@ -88,49 +86,6 @@ def train_only(
     return list(trains)
 
 
-def fingerprint(model: keras.Model) -> dict[str, str]:
-    """SHA-256 of the bytes of every weight by its path, such as "backbone/conv1/kernel"; changes nothing.
-
-    The state of seed generators, which every stage with dropout moves, is left out.
-    """
-    found = {}
-    for path, weight in weights_by_path(model).items():
-        array = keras.ops.convert_to_numpy(weight)
-        found[path] = hashlib.sha256(f"{array.dtype} {array.shape} ".encode() + array.tobytes()).hexdigest()
-    return found
-
-
-def declared_to_move(model: keras.Model) -> set[str]:
-    """Paths of all weights that training may change under the present flags; changes nothing.
-
-    Those are the trainable ones, the moving statistics of batch normalization that normalizes with batches,
-    and what other layers that are not frozen keep for themselves (a recurrent state, spectral norms).
-    """
-    moves = {id(each) for each in model.trainable_variables}
-    for entry in layer_tree(model):
-        if entry.layer.trainable and not isinstance(entry.layer, keras.layers.Normalization):
-            made = {id(each) for each in made_trainable(entry.layer)}
-            moves |= {id(each) for each in own_weights(entry.layer) if id(each) not in made}
-    return {path for path, weight in weights_by_path(model).items() if id(weight) in moves}
-
-
-def assert_only_declared_moved(
-    before: Mapping[str, str], after: Mapping[str, str], declared: Collection[str]
-) -> list[str]:
-    """Compare two fingerprints of one network; returns the paths that moved, all of them declared.
-
-    Raises:
-        FrozenWeightMovedError: a weight changed, appeared or vanished that was not declared to.
-    """
-    moved = [path for path in {**before, **after} if before.get(path) != after.get(path)]
-    wrong = [path for path in moved if path not in declared]
-    if wrong:
-        raise FrozenWeightMovedError(
-            f"{len(wrong)} of {len(after)} weights changed although they were frozen: {', '.join(wrong)}"
-        )
-    return moved
-
-
 def without_weight_decay(model: keras.Model) -> list[Any]:
     """The variables that weight decay should spare: of normalizations all, of other layers the biases.
 
@@ -141,26 +96,6 @@ def without_weight_decay(model: keras.Model) -> list[Any]:
         normalization = is_normalization(entry.layer)
         spared += [each for each in own_weights(entry.layer) if normalization or _is_bias(each)]
     return spared
-
-
-def describe_policy(model: keras.Model) -> list[LayerPolicy]:
-    """One row for each layer that has weights, in graph order, under the present flags; changes nothing."""
-    trains = {id(each) for each in model.trainable_variables}
-    rows = []
-    for entry in layer_tree(model):
-        weights = own_weights(entry.layer)
-        if not weights:
-            continue
-        count = sum(math.prod(each.shape) for each in weights if id(each) in trains)
-        mode = statistics = ""
-        if isinstance(entry.layer, keras.layers.BatchNormalization):
-            moves = entry.layer.trainable
-            mode, statistics = ("batch", "move") if moves else ("moving statistics", "stay")
-        total = sum(math.prod(each.shape) for each in weights)
-        rows.append(
-            LayerPolicy(entry.path, type(entry.layer).__name__, count, total - count, mode, statistics)
-        )
-    return rows
 
 
 def _select(model: keras.Model, entries: Sequence[Entry], selector: str) -> list[tuple[Entry, Any]]:
@@ -217,18 +152,21 @@ def _upper(model: keras.Model, percent: float) -> list[keras.Layer]:
 def _apply(
     model: keras.Model,
     entries: Sequence[Entry],
-    trainable: Mapping[int, Sequence[Any]],
     layers: set[int],
     weights: set[int],
-    statistics: str,
+    switches: Switches,
 ) -> None:
-    flags = {}
+    flags, calls = {}, []
     for entry in entries:
         layer = entry.layer
         inside = [id(each) for each in layer._flatten_layers(include_self=True, recursive=True)]
         selected = any(each in layers for each in inside) or layer is model
-        if isinstance(layer, keras.layers.BatchNormalization):
-            affine = {id(each) for each in trainable[id(layer)]}
-            selected = selected and statistics == "batch" and (bool(affine & weights) or not affine)
+        if is_batch_norm(layer):
+            own = switches if selected else _AT_REST
+            selected = flag_of(own)
+            calls.append((layer, own))
         flags[id(layer)] = selected
     set_flags(model, flags, {id(each): id(each) in weights for each in model.weights})
+    for layer, own in calls:
+        set_call(layer, own)
+    renew_training(model)

@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 SITES_SHOWN = 24
 NAMES_SHOWN = 4
-POSITIONS = {"before_activation": "before the activation", "after_activation": "after the activation"}
+POSITIONS = {
+    "before_activation": "before the activation",
+    "after_activation": "after the activation",
+    "input": "on the input",
+}
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class PlanStage:
 
     Attributes:
         name: The stage's name.
-        epochs: At most so many.
+        epochs: At most so many; 0 for a stage without labels, which takes no steps.
         learning_rate: At the start; None for a stage that trains nothing.
         trains: What trains, in words: ``batch_norm, head``.
         trainable: Number of trainable parameters (scalars).

@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from bnadapt.surgery.graph import Call, input_structure, replay
+from bnadapt.surgery.graph import Call, input_structure, models, nodes, outputs_of, replay
 from bnadapt.surgery.kinds import fused_activation, is_activation, is_normalization, is_weighted, target_of
 
 SIGMOIDS = (keras.activations.sigmoid, keras.activations.hard_sigmoid)
@@ -58,6 +58,37 @@ class _Mark:
     step: Step | None
 
 
+@dataclass(eq=False)
+class Wiring:
+    """Which node makes and which nodes use every tensor, each graph by itself: a nested model is one node.
+
+    Attributes:
+        makers: id of a tensor -> the node that makes it; inputs of models have none.
+        users: id of a tensor -> the nodes that use it, one entry per use.
+        outputs: ids of the tensors that are outputs of the network, or of a model inside it.
+        paths: id of a layer, operation or model -> its path.
+    """
+
+    makers: dict[int, Any] = field(default_factory=dict)
+    users: dict[int, list[Any]] = field(default_factory=dict)
+    outputs: set[int] = field(default_factory=set)
+    paths: dict[int, str] = field(default_factory=dict)
+
+
+def wiring(model: keras.Model) -> Wiring:
+    """The wiring of a network and of every model inside it; raises SurgeryError where ``calls`` does."""
+    found = Wiring()
+    for path, inner in models(model).items():
+        found.outputs |= {id(tensor) for tensor in keras.tree.flatten(outputs_of(inner))}
+        for node in nodes(inner, path):
+            name = node.operation.name
+            found.paths.setdefault(id(node.operation), f"{path}/{name}" if path else name)
+            found.makers.update({id(tensor): node for tensor in node.outputs})
+            for tensor in node.input_tensors:
+                found.users.setdefault(id(tensor), []).append(node)
+    return found
+
+
 @dataclass
 class Ahead:
     """What comes next after a step: the first normalizations and weighted layers, and outputs before them."""
@@ -90,7 +121,8 @@ def is_gate(step: Step) -> bool:
     """Whether a layer's result scales whole channels of a feature map, as in squeeze-and-excite blocks.
 
     That is: through elementwise steps alone it reaches a multiplication with something else, with all its
-    spatial sizes 1, and there it is broadcast over positions or has come through a sigmoid.
+    spatial sizes 1, and there it is broadcast over positions, or has come through a sigmoid, or scales what
+    it was computed from.
     """
     sigmoid = fused_activation(step.call.operation) in SIGMOIDS
     reached, queue = {id(step)}, list(step.consumers)
@@ -99,7 +131,8 @@ def is_gate(step: Step) -> bool:
         operation = current.call.operation
         others = [source for source in current.sources if id(source) not in reached]
         if type(operation).__name__ == "Multiply" and others:
-            if _scales_channels(current, reached, sigmoid):
+            own = any(source is not None and _comes_from(step, source) for source in others)
+            if _scales_channels(current, reached, sigmoid or own):
                 return True
         elif not others and not _ends_walk(operation):
             sigmoid = sigmoid or _is_sigmoid(operation)
@@ -120,6 +153,18 @@ def is_squeeze(step: Step) -> bool:
     )
 
 
+def _comes_from(step: Step, source: Step) -> bool:
+    """Whether a step's result is computed from that of another one."""
+    seen, queue = {id(step)}, [step]
+    while queue:
+        current = queue.pop()
+        if current is source:
+            return True
+        queue += [each for each in current.sources if each is not None and id(each) not in seen]
+        seen |= {id(each) for each in current.sources}
+    return False
+
+
 def _ends_walk(operation: Any) -> bool:
     if not isinstance(operation, keras.Layer):
         return False
@@ -132,14 +177,14 @@ def _is_sigmoid(operation: Any) -> bool:
     return type(operation).__name__ in ("Sigmoid", "HardSigmoid")
 
 
-def _scales_channels(multiply: Step, reached: set[int], sigmoid: bool) -> bool:
+def _scales_channels(multiply: Step, reached: set[int], sure: bool) -> bool:
     operands = list(zip(multiply.call.node.input_tensors, multiply.sources, strict=False))
     gates = [_spatial(tensor.shape, None) for tensor, source in operands if id(source) in reached]
     others = [_spatial(tensor.shape, None) for tensor, source in operands if id(source) not in reached]
     if not all(gate and all(size == 1 for size in gate) for gate in gates):
         return False
     broadcast = any(size != 1 for other in others for size in other)
-    return broadcast or sigmoid
+    return broadcast or sure
 
 
 def _spatial(shape: tuple[int | None, ...], layer: Any) -> tuple[int | None, ...]:

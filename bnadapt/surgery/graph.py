@@ -80,6 +80,22 @@ def layer_paths(model: keras.Model) -> dict[str, keras.Layer]:
     return {c.path: c.operation for c in calls(model) if isinstance(c.operation, keras.Layer)}
 
 
+def models(model: keras.Model) -> dict[str, keras.Model]:
+    """The network itself, by the path "", and every model inside it, once each, by the path of its first call."""
+    found: dict[str, keras.Model] = {}
+
+    def enter(inner: keras.Model, path: str) -> None:
+        found[path] = inner
+        for node in nodes(inner, path):
+            if isinstance(node.operation, keras.Model) and all(
+                node.operation is not m for m in found.values()
+            ):
+                enter(node.operation, _join(path, node.operation.name))
+
+    enter(model, "")
+    return found
+
+
 def nodes(model: keras.Model, path: str = "") -> Iterator[Any]:
     """The nodes of one model in the order of computation, input nodes left out."""
     by_depth = graph_of(model, path)._nodes_by_depth

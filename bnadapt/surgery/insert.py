@@ -1,16 +1,16 @@
 """Cut: a new network with batch normalization at the given sites, which computes the same function."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import keras
 import numpy as np
 
 from bnadapt.errors import SurgeryError
-from bnadapt.surgery.graph import Call, calls, layer_paths, nodes, outputs_of
+from bnadapt.surgery.graph import Call, calls, inputs_of, layer_paths, nodes, outputs_of, producer
 from bnadapt.surgery.kinds import fused_activation, is_activation, target_of
 from bnadapt.surgery.rebuild import Edits, rebuild
-from bnadapt.surgery.sites import Site
+from bnadapt.surgery.sites import Site, layer_names
 from bnadapt.surgery.tree import unique_name
 
 Initialization = Literal["identity", "standard"]
@@ -29,9 +29,9 @@ def insert_batch_norm(
 
     A fused activation before which batch normalization goes is split: the layer becomes linear, and
     "<layer>_activation" with the activation and the activity regularizer follows every call of it. (Where
-    such a call is an output of a model, the name of that output changes with it.) A layer that is called
-    several times gets one batch normalization per call, each with statistics of its own; inside a nested
-    model that is called several times, those calls share it.
+    such a call is an output of a model, the name of that output changes with it.) A site with several calls
+    gets one layer that follows each of them; inside a nested model that is called several times, those calls
+    share it (see ``unnest``).
 
     Args:
         model: the network that the sites were found in.
@@ -49,48 +49,86 @@ def insert_batch_norm(
     """
     if init not in ("identity", "standard"):
         raise SurgeryError(f"init={init!r}: choose identity or standard")
-    edits, inserted = Edits(), []
+    edits = Edits()
+    inserted: list[keras.layers.BatchNormalization] = []
     by_call = {(call.path, call.index): call for call in calls(model)}
     for site in sites:
-        call = _call_of(site, by_call)
-        place = _place(call, site.position)
-        if id(place) in edits.after:
-            raise SurgeryError(
-                f"two sites ask for batch normalization at one place: after '{place.operation.name}'"
-            )
+        places, like = _places(model, site, by_call)
         layer = keras.layers.BatchNormalization(
-            axis=site.axis,
-            momentum=momentum,
-            epsilon=epsilon,
-            name=site.name,
-            dtype=_policy(call.operation),
+            axis=site.axis, momentum=momentum, epsilon=epsilon, name=site.name, dtype=_policy(like)
         )
-        edits.after[id(place)] = [layer]
+        for place in places:
+            if id(place) in edits.after:
+                raise SurgeryError(
+                    f"two sites ask for batch normalization at one place: after '{place.operation.name}'"
+                )
+            edits.after[id(place)] = [layer]
         inserted.append(layer)
-        if site.position == "before_activation" and fused_activation(call.operation) is not None:
-            edits.split.setdefault(id(call.operation), _activation_layer(call))
+        if site.position == "before_activation" and fused_activation(like) is not None:
+            edits.split.setdefault(id(like), _activation_layer(like, by_call.values()))
+    _check_names(model, sites, by_call)
     result = rebuild(model, edits)
     for layer in inserted:
         _initialize(layer, init, gamma)
-    _check_count(model, result, inserted)
+    _check_count(model, result, inserted, len(edits.after))
     return result
 
 
-def _call_of(site: Site, by_call: dict[tuple[str, int], Call]) -> Call:
-    call = by_call.get((site.layer, site.call))
+def _places(
+    model: keras.Model, site: Site, by_call: Mapping[tuple[str, int], Call]
+) -> tuple[list[Any], keras.Layer]:
+    """The nodes after which a site's batch normalization goes, and the layer whose precision it takes."""
+    if site.position == "input":
+        source = producer(_input_of(model, site))
+        return [source], source.operation
+    if not site.calls:
+        raise SurgeryError(f"the site at '{site.layer}' names no call of the layer: calls=(0,) is the first")
+    found = [_call_of(site, number, by_call) for number in site.calls]
+    return [_place(call, site.position) for call in found], found[0].operation
+
+
+def _check_names(model: keras.Model, sites: Sequence[Site], by_call: Mapping[tuple[str, int], Call]) -> None:
+    """Every name is free in each of the nested models where the site puts a layer."""
+    taken: dict[int, set[str]] = {}
+    for site in sites:
+        at_input = site.position == "input"
+        models = [model] if at_input else [by_call[site.layer, number].model for number in site.calls]
+        for each in {id(each): each for each in models}.values():
+            names = taken.setdefault(id(each), layer_names(each))
+            if site.name in names:
+                raise SurgeryError(
+                    f"the site at '{site.layer}' wants the name '{site.name}', which another layer or site of "
+                    f"'{each.name}' has: find all sites at once, or give it another with dataclasses.replace"
+                )
+            names.add(site.name)
+
+
+def _input_of(model: keras.Model, site: Site) -> keras.KerasTensor:
+    by_name = {producer(tensor).operation.name: tensor for tensor in inputs_of(model)}
+    if site.layer not in by_name:
+        raise SurgeryError(f"the network has no input '{site.layer}'; it has: {', '.join(by_name)}")
+    _check_channels(site, by_name[site.layer].shape)
+    return by_name[site.layer]
+
+
+def _call_of(site: Site, number: int, by_call: Mapping[tuple[str, int], Call]) -> Call:
+    call = by_call.get((site.layer, number))
     if call is None or target_of(call.operation) is None:
         known = ", ".join(path for path, index in by_call if index == 0)
         raise SurgeryError(
-            f"the network has no convolution or dense layer '{site.layer}' with a call {site.call}; "
+            f"the network has no convolution or dense layer '{site.layer}' with a call {number}; "
             f"it has: {known}"
         )
-    shape = call.output.shape
+    _check_channels(site, call.output.shape)
+    return call
+
+
+def _check_channels(site: Site, shape: tuple[int | None, ...]) -> None:
     if not -len(shape) <= site.axis < len(shape) or shape[site.axis] != site.channels:
         raise SurgeryError(
-            f"the site at '{site.layer}' expects {site.channels} channels on axis {site.axis}; the layer's "
-            f"output has the shape {tuple(shape)}: find the sites in the network that they are used on"
+            f"the site at '{site.layer}' expects {site.channels} channels on axis {site.axis}; the shape "
+            f"there is {tuple(shape)}: find the sites in the network that they are used on"
         )
-    return call
 
 
 def _place(call: Call, position: str) -> Any:
@@ -106,9 +144,9 @@ def _place(call: Call, position: str) -> Any:
     return call.node
 
 
-def _activation_layer(call: Call) -> keras.layers.Activation:
-    layer = call.operation
-    names = {node.operation.name for node in nodes(call.model)}
+def _activation_layer(layer: keras.Layer, all_calls: Iterable[Call]) -> keras.layers.Activation:
+    models = {id(call.model): call.model for call in all_calls if call.operation is layer}
+    names = set().union(*map(layer_names, models.values()))
     return keras.layers.Activation(
         fused_activation(layer),
         name=unique_name(f"{layer.name}_activation", names),
@@ -119,7 +157,8 @@ def _activation_layer(call: Call) -> keras.layers.Activation:
 
 def _policy(layer: keras.Layer) -> Any:
     """The layer's policy, but with variables of at least float32: half precision cannot hold 1 - epsilon."""
-    policy = layer.dtype_policy
+    is_input = isinstance(layer, keras.layers.InputLayer)
+    policy = keras.DTypePolicy(layer.output.dtype) if is_input else layer.dtype_policy
     if policy.variable_dtype in ("float16", "bfloat16"):
         return keras.DTypePolicy(f"mixed_{policy.variable_dtype}")
     return policy
@@ -135,23 +174,28 @@ def _initialize(layer: keras.layers.BatchNormalization, init: Initialization, ga
 
 
 def variance_of_identity(epsilon: float, kind: Any = np.float32) -> Any:
-    """The variance that gives exactly 1 when epsilon is added to it in the same floating-point type."""
-    small, one = kind(epsilon), kind(1)
-    around = one - small
-    for candidate in (around, np.nextafter(around, one), np.nextafter(around, kind(0))):
-        if candidate + small == one and candidate > 0:
-            return candidate
-    raise SurgeryError(f"epsilon={epsilon}: must lie between 0 and 1, such as 1e-5")
+    """The variance that gives exactly 1 when epsilon is added to it in the same floating-point type.
+
+    It is 1 - epsilon: that is rounded by at most a quarter of the distance from 1 to the number above it, and
+    the sum is rounded back to 1.
+    """
+    variance = kind(1) - kind(epsilon)
+    if not 0 < variance <= 1:
+        raise SurgeryError(f"epsilon={epsilon}: must lie between 0 and 1, such as 1e-5")
+    return variance
 
 
-def _check_count(model: keras.Model, result: keras.Model, inserted: Sequence[keras.Layer]) -> None:
+def _check_count(
+    model: keras.Model, result: keras.Model, inserted: Sequence[keras.Layer], expected: int
+) -> None:
     def count(network: keras.Model) -> int:
         return sum(isinstance(each.operation, keras.layers.BatchNormalization) for each in calls(network))
 
     present = {id(layer) for layer in layer_paths(result).values()}
     missing = [layer.name for layer in inserted if id(layer) not in present]
-    if missing or count(result) != count(model) + len(inserted):
+    if missing or count(result) != count(model) + expected:
         raise SurgeryError(
-            f"{len(inserted)} batch normalization layers were to be inserted, {count(result) - count(model)} "
-            f"were; missing: {', '.join(missing) or 'none'}. The network was not changed"
+            f"batch normalization was to be inserted at {expected} places, and is at "
+            f"{count(result) - count(model)}; missing: {', '.join(missing) or 'none'}. "
+            "The network was not changed"
         )

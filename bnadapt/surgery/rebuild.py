@@ -1,6 +1,5 @@
 """A new model from an old one, node by node, with layers replaced, split and added."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,16 +7,17 @@ from typing import Any
 import keras
 
 from bnadapt.errors import SurgeryError
+from bnadapt.surgery.copies import copy_layer, copy_state, fresh_input, is_reusable, layers_within
 from bnadapt.surgery.graph import (
     calls,
     graph_of,
     input_structure,
     inputs_of,
+    models,
     nodes,
     outputs_of,
     producer,
 )
-from bnadapt.surgery.kinds import is_keras_own, target_of
 from bnadapt.surgery.tree import layer_tree, own_weights, set_flags
 
 
@@ -29,12 +29,14 @@ class Edits:
         replace: layer -> fresh layer that is called in its place, with a name and a state of its own.
         split: layer -> activation layer; the copy becomes linear and every call of it is followed by that
             layer, which takes over the activity regularizer.
+        drop: layers of which every call is left out: its first input takes the place of its output.
         after: node -> fresh layers called one after the other on its output, before a split activation.
         at_end: fresh layers called one after the other on the single output of the whole model.
     """
 
     replace: dict[int, keras.Layer] = field(default_factory=dict)
     split: dict[int, keras.Layer] = field(default_factory=dict)
+    drop: set[int] = field(default_factory=set)
     after: dict[int, Sequence[keras.Layer]] = field(default_factory=dict)
     at_end: Sequence[keras.Layer] = ()
 
@@ -48,6 +50,10 @@ def rebuild(model: keras.Model, edits: Edits | None = None) -> keras.Model:
     inputs and outputs, the ``trainable`` flags, and Sequential models stay what they are. The result is not
     compiled; the argument is not changed.
 
+    One thing is not carried over: a ``training=False`` with which a layer or a nested model was called. It
+    changes nothing in inference, and in ``fit`` Keras 3.15 overrides it while later releases heed it, so that
+    a network that holds it would train differently from release to release. ``training=True`` stays.
+
     Args:
         model: a Sequential or Functional model, with models inside it at any depth.
         edits: what changes; by default nothing.
@@ -58,6 +64,21 @@ def rebuild(model: keras.Model, edits: Edits | None = None) -> keras.Model:
     """
     check_rewritable(model)
     return _Rebuild(edits or Edits()).run(model)
+
+
+def without_recorded_training(model: keras.Model) -> keras.Model:
+    """Return the model itself, or a copy that forgets with which ``training=False`` its parts were called.
+
+    A copy where batch normalization or a nested model was called so (see ``rebuild``); inference is the same.
+    Raises SurgeryError where ``rebuild`` does.
+    """
+    parts = (keras.layers.BatchNormalization, keras.Model)
+    recorded = any(
+        isinstance(node.operation, parts) and node.arguments.kwargs.get("training") is False
+        for inner in models(model).values()
+        for node in nodes(inner)
+    )
+    return rebuild(model) if recorded else model
 
 
 def check_rewritable(model: keras.Model) -> None:
@@ -102,14 +123,12 @@ class _Rebuild:
 
     def sequential(self, model: keras.Sequential, path: str, at_end: Sequence[keras.Layer]) -> keras.Model:
         source = producer(inputs_of(model)[0])
-        stack = [_fresh_input(source.operation), *self.added(source)]
+        stack = [fresh_input(source.operation), *self.added(source)]
         for node in nodes(model, path):
             operation = node.operation
-            stack += [
-                self.copy_of(operation, _join(path, operation.name)),
-                *self.added(node),
-                *self.split(operation),
-            ]
+            if not self.dropped(operation):
+                stack.append(self.copy_of(operation, _join(path, operation.name)))
+            stack += [*self.added(node), *self.split(operation)]
         result = type(model)([*stack, *at_end], name=model.name)
         self.copies[id(model)] = result
         for node in nodes(model, path):
@@ -121,13 +140,16 @@ class _Rebuild:
         fresh: dict[int, Any] = {}
         for tensor in inputs_of(model):
             source = producer(tensor)
-            fresh[id(tensor)] = _fresh_input(source.operation).output
+            fresh[id(tensor)] = fresh_input(source.operation).output
             tensors[id(tensor)] = self.follow(self.added(source), fresh[id(tensor)])
         for node in nodes(model, path):
             operation = node.operation
-            args, kwargs = self.arguments(node, tensors, _join(path, operation.name))
-            result = self.copy_of(operation, _join(path, operation.name))(*args, **kwargs)
-            self.finish(operation)
+            if self.dropped(operation):
+                result = tensors[id(node.input_tensors[0])]
+            else:
+                args, kwargs = self.arguments(node, tensors, _join(path, operation.name))
+                result = self.copy_of(operation, _join(path, operation.name))(*args, **kwargs)
+                self.finish(operation)
             result = self.follow([*self.added(node), *self.split(operation)], result)
             tensors.update(zip(map(id, node.outputs), keras.tree.flatten(result), strict=True))
         outputs = keras.tree.map_structure(lambda tensor: tensors[id(tensor)], outputs_of(model))
@@ -139,6 +161,8 @@ class _Rebuild:
 
     def arguments(self, node: Any, tensors: dict[int, Any], path: str) -> tuple[Any, Any]:
         args, kwargs = node.arguments.fill_in(tensors)
+        if isinstance(node.operation, keras.Layer) and kwargs.get("training") is False:
+            kwargs = {name: value for name, value in kwargs.items() if name != "training"}
 
         def exchange(value: Any) -> Any:
             if not isinstance(value, keras.Variable):
@@ -156,8 +180,11 @@ class _Rebuild:
         self.used.add(id(node))
         return list(self.edits.after.get(id(node), ()))
 
-    def split(self, operation: Any) -> list[keras.Layer]:
+    def dropped(self, operation: Any) -> bool:
         self.used.add(id(operation))
+        return id(operation) in self.edits.drop
+
+    def split(self, operation: Any) -> list[keras.Layer]:
         return [self.edits.split[id(operation)]] if id(operation) in self.edits.split else []
 
     @staticmethod
@@ -173,10 +200,10 @@ class _Rebuild:
             copy = self.edits.replace[id(operation)]
         elif isinstance(operation, keras.Model):
             copy = self.model(operation, path)
-        elif not isinstance(operation, keras.Layer) or _is_reusable(operation):
+        elif not isinstance(operation, keras.Layer) or is_reusable(operation):
             copy = operation
         else:
-            copy = _copy_layer(operation, path, linear=id(operation) in self.edits.split)
+            copy = copy_layer(operation, path, linear=id(operation) in self.edits.split)
             self.pending[id(operation)] = (operation, copy, path)
         self.copies[id(operation)] = copy
         return copy
@@ -186,15 +213,15 @@ class _Rebuild:
         pending = self.pending.pop(id(operation), None)
         if pending is not None:
             original, copy, path = pending
-            _copy_state(original, copy, path)
+            copy_state(original, copy, path)
             self.variables.update(zip(map(id, original.variables), copy.variables, strict=True))
             self.leaves.append((original, copy))
 
     def check_used(self) -> None:
-        wanted = {*self.edits.replace, *self.edits.split, *self.edits.after}
-        if not wanted <= self.used | set(self.copies):
+        wanted = {*self.edits.replace, *self.edits.split, *self.edits.drop, *self.edits.after}
+        if not wanted <= self.used:
             raise SurgeryError(
-                f"{len(wanted - self.used - set(self.copies))} of {len(wanted)} edits found no place in the "
+                f"{len(wanted - self.used)} of {len(wanted)} edits found no place in the "
                 "network: they were made for another one"
             )
 
@@ -207,86 +234,12 @@ class _Rebuild:
             if copy is not None and copy is not entry.layer and id(entry.layer) not in self.edits.replace:
                 flags[id(copy)] = entry.layer.trainable
         for original, copy in self.leaves:
-            for old, new in zip(_layers_within(original), _layers_within(copy), strict=True):
+            for old, new in zip(layers_within(original), layers_within(copy), strict=True):
                 flags[id(new)] = old.trainable
             weights.update(
                 {id(new): old.trainable for old, new in zip(original.weights, copy.weights, strict=True)}
             )
         set_flags(result, flags, weights)
-
-
-def _is_reusable(layer: keras.Layer) -> bool:
-    """No state, and not one of Keras' own plain layers, which are cheap to make anew."""
-    plain = (
-        is_keras_own(layer)
-        and not isinstance(layer, keras.layers.Lambda)
-        and not layer._flatten_layers(False)
-    )
-    return not layer.variables and not plain
-
-
-def _fresh_input(layer: keras.layers.InputLayer) -> keras.layers.InputLayer:
-    fresh = keras.layers.InputLayer.from_config(layer.get_config())
-    fresh.output.name = layer.output.name  # that of an unnamed input is not the layer's
-    return fresh
-
-
-def _layers_within(layer: keras.Layer) -> list[keras.Layer]:
-    return layer._flatten_layers(include_self=True, recursive=True)
-
-
-def _copy_layer(layer: keras.Layer, path: str, *, linear: bool) -> keras.Layer:
-    """The layer anew from its configuration, its activation carried as the object that it is."""
-    activation = vars(layer).get("activation")
-    carried = activation is not None and not isinstance(activation, keras.Layer)
-    others = {type(each).__name__: type(each) for each in _layers_within(layer) if not is_keras_own(each)}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of lambdas in the configuration, which is not stored
-            config = layer.get_config()
-        if carried and "activation" in config:
-            config["activation"] = "linear"
-        with keras.saving.CustomObjectScope(others):
-            copy = type(layer).from_config(config)
-    except Exception as error:
-        raise SurgeryError(
-            f"the layer '{path}' ({type(layer).__name__}) cannot be made anew from its configuration: "
-            f"{error}. Give its class a get_config that holds every argument of __init__, and register it and what it "
-            "uses with keras.saving.register_keras_serializable"
-        ) from error
-    copy.name = layer.name
-    if carried:
-        copy.activation = activation
-    if linear:
-        inner = target_of(copy)
-        assert inner is not None, path
-        inner.activation = keras.activations.linear
-        copy.activity_regularizer = None
-    return copy
-
-
-def _copy_state(original: keras.Layer, copy: keras.Layer, path: str) -> None:
-    """Every bit of a built layer's state: through Keras' own hooks first, which renew what layers cache."""
-    pairs = list(zip(original.variables, copy.variables, strict=False))
-    same = len(original.variables) == len(copy.variables) and all(
-        old.shape == new.shape and old.dtype == new.dtype for old, new in pairs
-    )
-    if not same:
-        raise SurgeryError(
-            f"the layer '{path}' ({type(original).__name__}) has other variables when made anew from its "
-            f"configuration: {_shapes(original)} became {_shapes(copy)}"
-        )
-    for old_layer, new_layer in zip(_layers_within(original), _layers_within(copy), strict=True):
-        if own_weights(old_layer):
-            store: dict[str, Any] = {}
-            old_layer.save_own_variables(store)
-            new_layer.load_own_variables(store)
-    for old, new in pairs:
-        new.assign(old)
-
-
-def _shapes(layer: keras.Layer) -> str:
-    return ", ".join(f"{weight.name} {tuple(weight.shape)}" for weight in layer.variables) or "none"
 
 
 def _join(prefix: str, name: str) -> str:

@@ -3,15 +3,17 @@
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args, overload
 
 import keras
 
 from bnadapt.errors import SurgeryError
-from bnadapt.surgery.flow import Step, ahead, is_gate, is_squeeze, trace
-from bnadapt.surgery.graph import Call, calls, nodes
-from bnadapt.surgery.kinds import TARGETS, fused_activation, is_keras_own, target_of, type_name
+from bnadapt.surgery.channels import channel_axis, input_axes
+from bnadapt.surgery.flow import Step, trace
+from bnadapt.surgery.graph import Call, calls, inputs_of, nodes, producer
+from bnadapt.surgery.kinds import target_of, type_name
+from bnadapt.surgery.reasons import hidden_targets, reason_against_call, reason_against_layer
 from bnadapt.surgery.rebuild import check_rewritable
 from bnadapt.surgery.tree import unique_name
 
@@ -21,25 +23,25 @@ Patterns = str | Sequence[str]
 
 @dataclass(frozen=True)
 class Site:
-    """A place for one batch normalization: at one call of one layer.
+    """A place for one batch normalization: at one or several calls of one layer, or at an input.
 
     Attributes:
         layer: path of the layer, names joined by "/" through nested models.
-        layer_type: its class, such as "Conv2D" or "TimeDistributed(Dense)".
+        layer_type: its class, such as "Conv2D" or "TimeDistributed(Dense)"; of an input "InputLayer".
         channels: size of the channel axis.
         axis: channel axis of the tensor to normalize; -1 where it is the last.
-        position: before or after the layer's activation.
+        position: before or after the layer's activation; "input" where the layer is an input.
         name: of the layer to insert, unique in its model.
-        call: which call of the layer, 0 where it is called once.
+        calls: the calls of the layer that the one batch normalization follows, counted from 0.
     """
 
     layer: str
     layer_type: str
     channels: int
     axis: int
-    position: Position
+    position: Position | Literal["input"]
     name: str
-    call: int = 0
+    calls: tuple[int, ...] = (0,)
 
 
 class Sites(Sequence[Site]):
@@ -79,10 +81,10 @@ class Sites(Sequence[Site]):
         width = max((len(path) for path in [*(site.layer for site in self), *self.passed_over]), default=0)
         lines = [f"{len(self)} site{'' if len(self) == 1 else 's'} for batch normalization"]
         for site in self:
-            which = f", call {site.call}" if site.call else ""
+            which = f", call{'s' * (len(site.calls) > 1)} {', '.join(map(str, site.calls))}"
             lines.append(
                 f"  {site.layer:<{width}}  {site.layer_type}, {site.channels} channels, "
-                f"{site.position.replace('_', ' ')}{which}"
+                f"{site.position.replace('_', ' ')}{'' if site.calls == (0,) else which}"
             )
         lines += [f"  {path:<{width}}  no: {reason}" for path, reason in self.passed_over.items()]
         return "\n".join(lines)
@@ -90,23 +92,34 @@ class Sites(Sequence[Site]):
 
 def find_sites(
     model: keras.Model,
-    position: Position = "before_activation",
+    position: Position | None = "before_activation",
     include: Patterns = ".*",
     exclude: Patterns = (),
+    *,
+    shared: bool = False,
+    on_input: bool = False,
 ) -> Sites:
     """Find the calls of convolutions and dense layers that get batch normalization; changes nothing.
 
     Passed over are: the head (layers from which an output is reached without another weighted layer),
     layers after which a normalization comes before the next weighted layer on every path, the gates of
     squeeze-and-excite blocks (their statistics would be taken over one position per image), and layers
-    inside others that the graph does not show. A layer that is called several times has one site per call.
+    inside others that the graph does not show.
 
     Args:
         model: a Sequential or Functional network.
         position: before_activation normalizes the linear output; after_activation what the activation
-            makes of it, also where the activation is a layer of its own that alone uses the output.
+            makes of it, also where the activation is a layer of its own that alone uses the output. None:
+            no layer gets batch normalization, for on_input=True alone.
         include: regular expressions, full match over a layer's path or name; only these.
         exclude: likewise; not these.
+        shared: of a layer that is called several times. False: one site for each call, with statistics of
+            its own. True: one site for all the calls that get batch normalization (for each rank of the
+            output one), which holds statistics pooled over them; training normalizes each call by itself,
+            and so computes something else than inference. The calls of a nested model always share what is
+            in it: ``unnest`` the network first to have them apart.
+        on_input: first of all, a site for every floating-point input of the network, whatever include and
+            exclude say. Batch normalization there absorbs another scale or offset of the input's channels.
 
     Returns:
         The sites; none where the network has no place for one.
@@ -114,32 +127,93 @@ def find_sites(
     Raises:
         SurgeryError: the network cannot be rewritten, or a pattern matches no convolution or dense layer.
     """
-    if position not in get_args(Position):
-        raise SurgeryError(f"position={position!r}: choose one of {', '.join(get_args(Position))}")
+    if position not in (*get_args(Position), None):
+        raise SurgeryError(f"position={position!r}: choose one of {', '.join(get_args(Position))}, or None")
     check_rewritable(model)
-    steps: dict[int, list[Step]] = defaultdict(list)
-    for step in trace(model):
-        steps[id(step.call.node)].append(step)
+    steps = trace(model)
     by_layer: dict[str, list[Call]] = defaultdict(list)
     for call in calls(model):
         if target_of(call.operation) is not None:
             by_layer[call.path].append(call)
     chosen = Selection(list(by_layer), include, exclude)
+    found = _Found()
+    if on_input:
+        _add_inputs(model, steps, found)
+    if position is not None:
+        found.passed_over.update(hidden_targets(model))
+        _add_layers(by_layer, steps, chosen, position, shared, found)
+    return Sites(found.sites, found.passed_over)
 
-    sites: list[Site] = []
-    passed_over = _hidden_targets(model)
-    taken: dict[str, set[str]] = {}
+
+@dataclass
+class _Found:
+    """What has been found so far; ``taken`` holds the names of the layers in every nested model by path."""
+
+    sites: list[Site] = field(default_factory=list)
+    passed_over: dict[str, str] = field(default_factory=dict)
+    taken: dict[str, set[str]] = field(default_factory=dict)
+
+    def name(self, wanted: str, where: Sequence[Call]) -> str:
+        """A name that is free in the models of all the calls, and now taken there."""
+        for call in where:
+            if call.model_path not in self.taken:
+                self.taken[call.model_path] = layer_names(call.model)
+        models = {call.model_path for call in where}
+        name = unique_name(wanted, set().union(*(self.taken[path] for path in models)))
+        for path in models:
+            self.taken[path].add(name)
+        return name
+
+
+def layer_names(model: keras.Model) -> set[str]:
+    """The names of the layers and operations in one model's graph, its input layers among them."""
+    return {producer(tensor).operation.name for tensor in inputs_of(model)} | {
+        node.operation.name for node in nodes(model)
+    }
+
+
+def _add_inputs(model: keras.Model, steps: Sequence[Step], found: _Found) -> None:
+    names = found.taken.setdefault("", layer_names(model))
+    axes = input_axes(model, steps)
+    for tensor in inputs_of(model):
+        layer = producer(tensor).operation.name
+        axis = axes[layer]
+        if isinstance(axis, str):
+            found.passed_over[layer] = axis
+            continue
+        name = unique_name(f"{layer}_inserted_bn", names)
+        names.add(name)
+        found.sites.append(Site(layer, "InputLayer", int(tensor.shape[axis]), axis, "input", name))
+
+
+def _add_layers(
+    by_layer: Mapping[str, Sequence[Call]],
+    steps: Sequence[Step],
+    chosen: "Selection",
+    position: Position,
+    shared: bool,
+    found: _Found,
+) -> None:
+    by_node: dict[int, list[Step]] = defaultdict(list)
+    for step in steps:
+        by_node[id(step.call.node)].append(step)
     for path, layer_calls in by_layer.items():
-        everywhere = [step for call in layer_calls for step in steps[id(call.node)]]
-        reason = chosen.reason_against(path) or _reason_against_layer(everywhere, position)
-        reasons = [reason or _reason_against_call(steps[id(call.node)]) for call in layer_calls]
+        everywhere = [step for call in layer_calls for step in by_node[id(call.node)]]
+        reason = chosen.reason_against(path) or reason_against_layer(everywhere, position)
+        reasons = [reason or reason_against_call(by_node[id(call.node)]) for call in layer_calls]
         if all(reasons):
-            passed_over[path] = str(reasons[0])
-        for call, against in zip(layer_calls, reasons, strict=True):
-            if not against:
-                names = taken.setdefault(call.model_path, {node.operation.name for node in nodes(call.model)})
-                sites.append(_site(call, position, names))
-    return Sites(sites, passed_over)
+            found.passed_over[path] = str(reasons[0])
+        suited = [call for call, against in zip(layer_calls, reasons, strict=True) if not against]
+        for group in _by_rank(suited) if shared else [[call] for call in suited]:
+            found.sites.append(_site(group, position, shared, found))
+
+
+def _by_rank(suited: Sequence[Call]) -> list[list[Call]]:
+    """One batch normalization layer takes tensors of one rank only."""
+    groups: dict[int, list[Call]] = defaultdict(list)
+    for call in suited:
+        groups[len(call.output.shape)].append(call)
+    return list(groups.values())
 
 
 class Selection:
@@ -179,87 +253,12 @@ def matches(pattern: str, path: str) -> bool:
     return bool(re.fullmatch(pattern, path) or re.fullmatch(pattern, path.rsplit("/", 1)[-1]))
 
 
-def channel_axis(layer: keras.Layer, rank: int) -> int | None:
-    """The channel axis of a target layer's output, -1 where it is the last; None where it is not clear."""
-    inner = target_of(layer)
-    if isinstance(inner, keras.layers.EinsumDense):
-        axis = _einsum_axis(inner.equation, rank)
-    elif getattr(inner, "data_format", "channels_last") == "channels_first":
-        axis = 1 if inner is layer else 2
-    else:
-        axis = rank - 1
-    return -1 if axis == rank - 1 else axis
-
-
-def _einsum_axis(equation: str, rank: int) -> int | None:
-    inputs, output = equation.replace(" ", "").split("->")
-    letters = output.replace("...", "")
-    fresh = [letter for letter in letters if letter not in inputs.split(",")[0]]
-    if len(fresh) != 1 or output.count(fresh[0]) != 1:
-        return None
-    before = output.split(fresh[0])[0]
-    return len(before) if "..." not in before else rank - len(output.split(fresh[0])[1]) - 1
-
-
-def _reason_against_layer(steps: Sequence[Step], position: Position) -> str | None:
-    call = steps[0].call
-    layer, output = call.operation, call.output
-    if any(ahead(step, through_normalization=True).reaches_output for step in steps):
-        return "the head: an output is reached without another weighted layer"
-    axis = channel_axis(layer, len(output.shape))
-    if axis is None:
-        return (
-            f"its channel axis is not clear from its equation '{getattr(target_of(layer), 'equation', '')}'"
-        )
-    if output.shape[axis] is None:
-        return "the number of its channels is not known"
-    mask = getattr(output, "_keras_mask", None)
-    if mask is not None and (axis != -1 or not _same_shape(mask.shape, output.shape[:-1])):
-        return "its output has a mask that batch normalization cannot use"
-    activation = fused_activation(layer)
-    if position == "before_activation" and activation is not None:
-        if isinstance(activation, keras.Layer):
-            return f"its activation is a layer ({type(activation).__name__}) inside it: put it behind"
-        if not is_keras_own(layer) or not is_keras_own(target_of(layer)):
-            return f"{type_name(layer)} is a class of its own: its activation cannot be taken out"
-    return None
-
-
-def _same_shape(first: Sequence[int | None], second: Sequence[int | None]) -> bool:
-    return len(first) == len(second) and all(
-        a == b or None in (a, b) for a, b in zip(first, second, strict=True)
-    )
-
-
-def _reason_against_call(steps: Sequence[Step]) -> str | None:
-    following = [ahead(step) for step in steps]
-    if all(each.normalizations and not each.weighted for each in following):
-        first = following[0].normalizations[0].call
-        return f"'{first.path}' normalizes before the next weighted layer on every path"
-    if any(is_gate(step) for step in steps):
-        return "a gate: its output scales whole channels of another one"
-    if any(is_squeeze(step) for step in steps):
-        return "feeds a gate: it sees one position per image"
-    return None
-
-
-def _site(call: Call, position: Position, names: set[str]) -> Site:
-    layer, shape = call.operation, call.output.shape
+def _site(group: Sequence[Call], position: Position, shared: bool, found: _Found) -> Site:
+    first = group[0]
+    layer, shape = first.operation, first.output.shape
     axis = channel_axis(layer, len(shape))
-    assert axis is not None, call.path  # _reason_against_layer has seen to it
-    name = unique_name(f"{layer.name}_inserted_bn" + (f"_{call.index}" if call.index else ""), names)
-    names.add(name)
-    return Site(call.path, type_name(layer), int(shape[axis]), axis, position, name, call.index)
-
-
-def _hidden_targets(model: keras.Model) -> dict[str, str]:
-    """Convolutions and dense layers inside leaves: the graph does not show what comes after them."""
-    hidden = {}
-    for call in calls(model):
-        if isinstance(call.operation, keras.Layer) and target_of(call.operation) is None:
-            for inner in call.operation._flatten_layers(include_self=False, recursive=True):
-                if isinstance(inner, TARGETS):
-                    hidden[f"{call.path}/{inner.name}"] = (
-                        f"inside {type_name(call.operation)}, which is not opened"
-                    )
-    return hidden
+    assert axis is not None, first.path  # reason_against_layer has seen to it
+    number = f"_{first.index}" if first.index and not shared else ""
+    name = found.name(f"{layer.name}_inserted_bn{number}", group)
+    numbers = tuple(call.index for call in group)
+    return Site(first.path, type_name(layer), int(shape[axis]), axis, position, name, numbers)

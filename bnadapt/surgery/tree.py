@@ -1,5 +1,6 @@
 """The tree of a network's layers: everything that owns weights, by path, and the flags that freeze it."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -69,11 +70,16 @@ def made_trainable(layer: keras.Layer) -> list[Any]:
 
 
 def weights_by_path(model: keras.Model) -> dict[str, Any]:
-    """Every weight by the path of its layer and its own name, such as "backbone/conv1/kernel"."""
+    """Every weight by the path of its layer and its own name, such as "backbone/conv1/kernel".
+
+    A weight that its layer gave no name is called "variable": Keras numbers those through the whole process,
+    so that their names would differ from copy to copy.
+    """
     found: dict[str, Any] = {}
     for entry in layer_tree(model):
         for weight in own_weights(entry.layer):
-            path = f"{entry.path}/{weight.name}" if entry.path else weight.name
+            name = re.sub(r"^variable_\d+$", "variable", weight.name)
+            path = f"{entry.path}/{name}" if entry.path else name
             found[unique_name(path, found)] = weight
     return found
 

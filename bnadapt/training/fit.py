@@ -4,23 +4,19 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, cast
+from typing import Any, cast
 
 import keras
 
-from bnadapt.config import StageSettings
+from bnadapt.config import STATISTICS, StageSettings
 from bnadapt.data.splits import Splits
 from bnadapt.errors import StageError
 from bnadapt.evaluation.results import Epoch
-from bnadapt.normalization.policy import (
-    assert_only_declared_moved,
-    declared_to_move,
-    describe_policy,
-    fingerprint,
-    train_only,
-    without_weight_decay,
-)
+from bnadapt.normalization.policy import train_only, without_weight_decay
+from bnadapt.normalization.proof import assert_only_declared_moved, declared_to_move, fingerprint
 from bnadapt.normalization.statistics import reestimate
+from bnadapt.normalization.switches import switch_batch_norm
+from bnadapt.normalization.table import describe_policy, policy_table
 from bnadapt.training.progress import Display, StageProgress
 
 SGD_MOMENTUM = 0.9
@@ -69,17 +65,19 @@ def train_stage(
     seed: int,
     display: Display,
     on_epoch: Callable[[Epoch], None],
+    on_policy: Callable[[str], None] = lambda table: None,
 ) -> Trained:
     """Train what a stage declares and nothing else; changes the network.
 
     The stage's switches are set on every layer, the network is compiled with a new optimizer, fitted on the
     training images and watched on the validation images. The kept epoch's weights are restored, the moving
     statistics measured exactly where the stage trained on batch statistics, and every variable compared with
-    its state before.
+    its state before. A stage of ``train: [statistics]`` takes no steps: the training images, without their
+    labels, give the moving statistics (AdaBN, Li et al., 2016; ``prior``: Schneider et al., 2020).
 
     Args:
         network: A classifier; its ``trainable`` flags, compiled state and declared variables change.
-        splits: Only ``train`` and ``validation`` are read.
+        splits: Only ``train``, ``unlabelled`` and ``validation`` are read.
         how: The stage; with zero epochs nothing happens at all.
         name: Of the stage, for messages.
         batch_size: Images per step.
@@ -89,16 +87,21 @@ def train_stage(
         seed: Of dropout and the order of images.
         display: Shows progress.
         on_epoch: Called after every epoch.
+        on_policy: Called before the first step with a table of every layer: what trains, what moves.
 
     Raises:
         SurgeryError: ``how.train`` matches nothing.
         StageError: the loss is no longer a number.
         FrozenWeightMovedError: a variable changed that the stage had not declared.
     """
+    if how.train == [STATISTICS]:
+        images = splits.unlabelled.mixed(evaluation_batch_size, seed=seed)
+        return _take_statistics(network, images, samples=samples, prior=how.prior)
     if how.epochs == 0:
         return Trained(0, (), 0, 0, ())
     before = fingerprint(network)
-    train_only(network, how.train, statistics=cast(Literal["batch", "frozen"], how.statistics))
+    set_policy(network, how)
+    on_policy(policy_table(describe_policy(network)))
     declared = declared_to_move(network)
     trainable = trainable_parameters(network)
     keras.utils.set_random_seed(seed)
@@ -123,12 +126,38 @@ def train_stage(
         )
     normalized = _layers_whose_statistics_move(declared)
     if normalized and how.reestimate:
-        images = splits.train.mixed(evaluation_batch_size, seed=seed)
+        images = splits.unlabelled.mixed(evaluation_batch_size, seed=seed)
         reestimate(network, images, layers=normalized, samples=samples)
     moved = assert_only_declared_moved(before, fingerprint(network), declared)
     kept = best.best_epoch + 1 if how.keep == "best" else len(recorder.history)
     steps = len(recorder.history) * steps_per_epoch
     return Trained(trainable, tuple(recorder.history), steps, kept, tuple(moved))
+
+
+def set_policy(network: keras.Model, how: StageSettings) -> None:
+    """Set what a stage trains and the switches of batch normalization; changes the network's flags alone.
+
+    Raises:
+        SurgeryError: ``how.train`` or a pattern of ``how.batch_norm`` matches nothing.
+    """
+    # Their values have been checked with the settings.
+    train_only(network, how.train, statistics=cast(Any, how.statistics), normalize=cast(Any, how.normalize))
+    for pattern, switches in how.batch_norm.items():
+        switch_batch_norm(
+            network,
+            pattern,
+            affine=switches.affine,
+            statistics=cast(Any, switches.statistics),
+            normalize=cast(Any, switches.normalize),
+        )
+
+
+def _take_statistics(network: keras.Model, images: Any, *, samples: int | None, prior: float) -> Trained:
+    before = fingerprint(network)
+    layers = list(reestimate(network, images, samples=samples, prior=prior))
+    declared = {f"{layer}/{name}" for layer in layers for name in ("moving_mean", "moving_variance")}
+    moved = assert_only_declared_moved(before, fingerprint(network), declared, all_may_stay=True)
+    return Trained(0, (), 0, 0, tuple(moved))
 
 
 def momentum_for(steps_per_epoch: int) -> float:

@@ -108,8 +108,8 @@ CASES = [
     ),
     (
         "statistics do not fit",
-        {"finetune": finetune(diagnosis=diagnosis(mean=2)), "schedule": scheduled(statistics="frozen")},
-        {"schedule": scheduled(statistics="frozen")},
+        {"finetune": finetune(diagnosis=diagnosis(mean=2)), "schedule": scheduled(normalize="moving")},
+        {"schedule": scheduled(normalize="moving")},
         "let a stage before it take them from these images",
     ),
     (
@@ -118,7 +118,7 @@ CASES = [
         {"finetune": finetune(diagnosis=diagnosis(inference=0.95, batch=0.935))},
         "Normalizing with batches as in training, the network of finetune is right on 92.0 % of the validation "
         "images, as it is used on 95.0 %: take larger batches (data.batch_size=128), or train on statistics that "
-        "stay (schedule.finetune.statistics=frozen)",
+        "stay (schedule.finetune.statistics=stay schedule.finetune.normalize=moving)",
     ),
     (
         "batch and moving statistics disagree",
@@ -130,7 +130,7 @@ CASES = [
     (
         "batch and moving statistics disagree",
         {"finetune": finetune(diagnosis=diagnosis(batch=0.9))},
-        {"finetune": finetune(diagnosis=diagnosis(batch=0.9)), "schedule": scheduled(statistics="frozen")},
+        {"finetune": finetune(diagnosis=diagnosis(batch=0.9)), "schedule": scheduled(normalize="moving")},
         "take larger batches",
     ),
     (

@@ -74,3 +74,21 @@ def inputs_of_batch_norms(model: keras.Model, inputs) -> dict[str, np.ndarray]:
 def moments_of(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     axes = tuple(range(values.ndim - 1))
     return values.mean(axes), values.var(axes)
+
+
+def two_norms() -> keras.Model:
+    """Batch normalization, a linear layer, batch normalization: small enough to compute by hand."""
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            layers.BatchNormalization(name="first"),
+            layers.Dense(3, name="between", kernel_initializer=keras.initializers.RandomNormal(seed=3)),
+            layers.BatchNormalization(name="second"),
+        ]
+    )
+    scatter(model)
+    return model
+
+
+def table(count: int = 40, *, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal([1, -3, 0, 20], [1, 2, 0.5, 4], (count, 4)).astype("float32")

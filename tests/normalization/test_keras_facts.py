@@ -3,10 +3,11 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 from networks import cnn, images, infer, plain_cnn
 
-from bnadapt.normalization.policy import fingerprint
+from bnadapt.normalization.proof import fingerprint
 
 LABELS = np.random.default_rng(0).normal(0, 1, (40, 3))
 
@@ -88,6 +89,33 @@ def test_the_moving_variance_is_biased():
     model = keras.Sequential([keras.Input((1,)), layers.BatchNormalization(momentum=0.0, name="bn")])
     model(np.array([[0.0], [2.0]], "float32"), training=True)
     np.testing.assert_allclose(model.get_layer("bn").moving_variance, [1.0])
+
+
+def test_inference_is_one_multiplication_and_one_addition():
+    """What calibration rebuilds bit by bit."""
+    bn = layers.BatchNormalization(epsilon=1e-3)
+    bn.build((None, 33))
+    random = np.random.default_rng(0)
+    gamma, beta, mean = (random.normal(0, 2, 33).astype("float32") for _ in range(3))
+    variance = random.uniform(0, 3, 33).astype("float32")
+    for weight, value in zip(bn.weights, (gamma, beta, mean, variance), strict=True):
+        weight.assign(value)
+    multiplier = tf.math.rsqrt(variance + 1e-3) * gamma
+    values = random.normal(0, 5, (20, 33)).astype("float32")
+    np.testing.assert_array_equal(bn(values), values * multiplier + (beta - mean * multiplier))
+
+
+def test_the_fused_kernel_returns_the_variance_with_bessels_correction():
+    values = np.random.default_rng(0).normal(3, 2, (7, 1, 1, 5)).astype("float32")
+    one, zero, none = tf.ones(5), tf.zeros(5), tf.zeros(0)
+    found = tf.function(
+        lambda: tf.raw_ops.FusedBatchNormV3(
+            x=values, scale=one, offset=zero, mean=none, variance=none, epsilon=1e-5, is_training=True
+        )
+    )()
+    np.testing.assert_allclose(found.batch_variance, values.var(0, ddof=1).reshape(-1), rtol=1e-5)
+    deviation = np.sqrt(values.var(0) + 1e-5)
+    np.testing.assert_allclose(found.y, (values - values.mean(0)) / deviation, rtol=1e-3, atol=1e-5)
 
 
 def test_flags_of_weights_are_not_saved(tmp_path):

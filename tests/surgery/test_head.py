@@ -7,7 +7,7 @@ from keras import layers
 from zoo import ZOO, pixels
 
 from bnadapt.errors import SurgeryError
-from bnadapt.normalization.policy import fingerprint
+from bnadapt.normalization.proof import fingerprint
 from bnadapt.surgery.graph import layer_paths
 from bnadapt.surgery.head import head_layers, replace_head
 

@@ -1,18 +1,18 @@
 """Insertion: the same function, every weight carried, the original untouched, exactly one BN per site."""
 
-import subprocess
-import sys
 from dataclasses import replace
 
 import keras
 import numpy as np
 import pytest
+from elsewhere import Elsewhere
 from keras import layers
-from zoo import ZOO, outputs, pixels, same
+from zoo import SHARED, ZOO, outputs, pixels, same
 
 from bnadapt.errors import SurgeryError
-from bnadapt.normalization.policy import fingerprint
-from bnadapt.surgery.graph import calls, layer_paths
+from bnadapt.normalization.proof import fingerprint
+from bnadapt.normalization.statistics import calibrate, reestimate
+from bnadapt.surgery.graph import calls, layer_paths, replay
 from bnadapt.surgery.insert import insert_batch_norm, variance_of_identity
 from bnadapt.surgery.sites import Sites, find_sites
 from bnadapt.surgery.tree import layer_tree
@@ -26,6 +26,8 @@ SAVED = (
     "mixed_precision",
     "masks",
     "time_distributed",
+    "renormalized",
+    "prelu",
 )
 
 
@@ -33,20 +35,31 @@ def batch_norms(model):
     return [c for c in calls(model) if isinstance(c.operation, layers.BatchNormalization)]
 
 
-@pytest.mark.parametrize("position", POSITIONS)
-@pytest.mark.parametrize("name", sorted(ZOO))
-def test_insertion_keeps_function_weights_and_original(name, position):
+MODES = [
+    *((name, position, {}) for name in sorted(ZOO) for position in POSITIONS),
+    *((name, position, {"shared": True}) for name in SHARED for position in POSITIONS),
+    *((name, None, {"on_input": True}) for name in sorted(ZOO)),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "position", "options"),
+    MODES,
+    ids=["-".join([name, str(position), *options]) for name, position, options in MODES],
+)
+def test_insertion_keeps_function_weights_and_original(name, position, options):
     each = ZOO[name]()
     before, expected = fingerprint(each.model), outputs(each.model, each.inputs)
     flags = [weight.trainable for weight in each.model.weights]
-    sites = find_sites(each.model, position)
-    wanted = each.before if position == "before_activation" else each.after
-    assert sorted(site.layer for site in sites) == sorted(wanted)
+    sites = find_sites(each.model, position, **options)
+    if position is not None:
+        wanted = each.before if position == "before_activation" else each.after
+        assert sorted(site.layer for site in sites for _ in site.calls) == sorted(wanted)
 
     result = insert_batch_norm(each.model, sites)
 
     assert same(outputs(result, each.inputs), expected)
-    assert len(batch_norms(result)) == len(batch_norms(each.model)) + len(sites)
+    assert len(batch_norms(result)) == len(batch_norms(each.model)) + sum(len(site.calls) for site in sites)
     inserted = {site.name for site in sites}
     carried = {
         path: value for path, value in fingerprint(result).items() if path.split("/")[-2] not in inserted
@@ -75,34 +88,14 @@ def test_names_of_outputs_and_structures_are_kept(name):
     keras.tree.assert_same_structure(old, new)
 
 
-LOADER = """
-import sys, pathlib, numpy as np, keras
-for file in sorted(pathlib.Path(sys.argv[1]).glob("*.keras")):
-    model = keras.models.load_model(file)
-    stored = np.load(file.with_suffix(".npz"))
-    flat = [stored[key] for key in stored.files]
-    inputs = flat[0] if len(flat) == 1 else keras.tree.pack_sequence_as(model.input, flat)
-    flat = [keras.ops.convert_to_numpy(y) for y in keras.tree.flatten(model(inputs, training=False))]
-    np.savez(file.with_suffix(".out.npz"), *flat)
-assert "bnadapt" not in sys.modules
-"""
-
-
 def test_saved_networks_load_without_this_package(tmp_path):
-    expected = {}
-    for number, name in enumerate(SAVED):
-        each = ZOO[name]()
-        result = insert_batch_norm(each.model, find_sites(each.model, POSITIONS[number % 2]))
-        result.save(tmp_path / f"{name}.keras")
-        np.savez(tmp_path / f"{name}.npz", *keras.tree.flatten(each.inputs))
-        expected[name] = outputs(result, each.inputs)
-    done = subprocess.run(
-        [sys.executable, "-c", LOADER, tmp_path], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    for name, values in expected.items():
-        stored = np.load(tmp_path / f"{name}.out.npz")
-        assert same([stored[key] for key in stored.files], values), name
+    with Elsewhere(tmp_path) as elsewhere:
+        for number, name in enumerate(SAVED):
+            each = ZOO[name]()
+            shared, on_input = number % 3 > 0, number % 4 > 1
+            sites = find_sites(each.model, POSITIONS[number % 2], shared=shared, on_input=on_input)
+            result = insert_batch_norm(each.model, sites)
+            assert same(elsewhere.outputs(result, each.inputs), outputs(result, each.inputs)), name
 
 
 @pytest.mark.parametrize(
@@ -150,6 +143,17 @@ def test_a_linear_output_with_several_users_is_normalized_for_all_of_them():
     assert call.node.input_tensors[0]._keras_history.operation.name == "trunk"
 
 
+def test_a_linear_output_that_leaves_its_model_is_normalized_there_too():
+    j = keras.Input((4,))
+    x = layers.Dense(4, name="linear")(j)
+    inner = keras.Model(j, [x, layers.ReLU()(x)], name="inner")
+    i = keras.Input((4,))
+    model = keras.Model(i, layers.Dense(2)(layers.Add()(inner(i))))
+    result = insert_batch_norm(model, find_sites(model, "after_activation"))
+    (call,) = batch_norms(result)
+    assert call.node.input_tensors[0]._keras_history.operation.name == "linear"
+
+
 def test_every_call_of_a_shared_layer_has_statistics_of_its_own():
     each = ZOO["shared_layer"]()
     result = insert_batch_norm(each.model, find_sites(each.model))
@@ -157,6 +161,82 @@ def test_every_call_of_a_shared_layer_has_statistics_of_its_own():
     assert sorted(c.path for c in batch_norms(result)) == names
     assert sum(c.path == "shared" for c in calls(result)) == 3
     assert len([w for w in result.weights if w.path.endswith("shared/kernel")]) == 1
+
+
+def values_before(model, wanted, inputs):
+    """What every call of a batch normalization receives in inference, in graph order."""
+    found = []
+
+    def record(call, *args, **kwargs):
+        if call.path == wanted:
+            found.append(keras.ops.convert_to_numpy(args[0]).astype("float64"))
+        return call.operation(*args, **kwargs)
+
+    replay(model, inputs, record)
+    return found
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_one_batch_normalization_for_all_calls_pools_over_them(position):
+    each = ZOO["shared_layer"]()
+    result = insert_batch_norm(each.model, find_sites(each.model, position, shared=True))
+    (bn,) = {call.operation for call in batch_norms(result)}
+    assert bn.name == "shared_inserted_bn"
+    received = values_before(result, "shared_inserted_bn", each.inputs)
+    assert len(received) == 3
+    calibrate(result, [each.inputs])
+    pooled = np.concatenate(received)
+    np.testing.assert_allclose(bn.moving_mean, pooled.mean(0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(bn.moving_variance, pooled.var(0), rtol=1e-5, atol=1e-6)
+
+
+def test_batch_normalization_for_each_call_has_the_statistics_of_that_call():
+    each = ZOO["shared_layer"]()
+    result = insert_batch_norm(each.model, find_sites(each.model))
+    calibrate(result, [each.inputs])
+    paths = layer_paths(result)
+    for name in ("shared_inserted_bn", "shared_inserted_bn_1", "shared_inserted_bn_2"):
+        (received,) = values_before(result, name, each.inputs)
+        np.testing.assert_allclose(paths[name].moving_mean, received.mean(0), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(paths[name].moving_variance, received.var(0), rtol=1e-5, atol=1e-6)
+
+
+def test_batch_normalization_on_the_input_undoes_another_scale_and_offset():
+    model = ZOO["channels_first"]().model
+    result = insert_batch_norm(model, find_sites(model, None, on_input=True))
+    assert [layer.name for layer in result.layers][1] == f"{model.layers[0].name}_inserted_bn"
+    images = pixels(2, 6, 6)
+    expected = outputs(model, images)
+    calibrate(result, images)
+    wrong = images * np.array([3.0, 2.0], "float32").reshape(2, 1, 1) + 5
+    assert np.abs(outputs(result, wrong)[0] - expected[0]).max() > 1
+    reestimate(result, wrong)
+    for value, wanted in zip(outputs(result, wrong), expected, strict=True):
+        np.testing.assert_allclose(value, wanted, atol=1e-4 * wanted.std())
+
+
+@pytest.mark.parametrize("name", ["sequential", "dictionaries", "half_precision", "optional_input"])
+def test_inputs_keep_their_names_and_precision_before_batch_normalization(name):
+    model = ZOO[name]().model
+    result = insert_batch_norm(model, find_sites(model, on_input=True))
+    assert type(result) is type(model)
+    assert [tensor.name for tensor in result.inputs] == [tensor.name for tensor in model.inputs]
+    first = [call for call in batch_norms(result) if call.node.input_tensors[0] in result.inputs]
+    assert len(first) == (2 if name == "dictionaries" else 1)
+    for call in first:
+        assert call.output.dtype == call.node.input_tensors[0].dtype
+        assert call.operation.moving_mean.dtype == "float32"
+
+
+def test_an_activation_layer_takes_a_name_that_is_free_in_all_models_of_a_shared_layer():
+    shared = layers.Dense(4, activation="relu", name="shared")
+    j = keras.Input((4,))
+    inner = keras.Model(j, layers.ReLU(name="shared_activation")(shared(j)), name="inner")
+    i = keras.Input((4,))
+    model = keras.Model(i, layers.Dense(2)(inner(shared(i))))
+    result = insert_batch_norm(model, find_sites(model))
+    assert same(outputs(result, pixels(4)), outputs(model, pixels(4)))
+    assert "shared_activation_1" in {call.operation.name for call in calls(result)}
 
 
 def test_the_activity_regularizer_moves_with_the_activation():
@@ -212,6 +292,12 @@ def test_variance_and_epsilon_add_up_to_one_exactly(epsilon, kind):
     assert variance + kind(epsilon) == 1
 
 
+@pytest.mark.parametrize("epsilon", [1.0, 2.0, -0.1])
+def test_no_variance_makes_an_identity_of_other_epsilons(epsilon):
+    with pytest.raises(SurgeryError, match=f"epsilon={epsilon}: must lie between 0 and 1, such as 1e-5"):
+        variance_of_identity(epsilon)
+
+
 def test_identity_is_exact_for_every_number_of_channels():
     for channels in (1, 3, 7, 16, 33):
         model = keras.Sequential(
@@ -251,14 +337,34 @@ def test_sites_of_another_network_are_refused():
     ):
         insert_batch_norm(other, find_sites(one))
     (site,) = find_sites(one, include="conv")
-    with pytest.raises(SurgeryError, match="expects 9 channels on axis -1; the layer's output has the shape"):
+    with pytest.raises(SurgeryError, match="expects 9 channels on axis -1; the shape there is"):
         insert_batch_norm(one, [replace(site, channels=9)])
     with pytest.raises(
         SurgeryError, match="two sites ask for batch normalization at one place: after 'conv'"
     ):
         insert_batch_norm(one, [site, replace(site, name="other")])
+    with pytest.raises(SurgeryError, match=r"names no call of the layer: calls=\(0,\) is the first"):
+        insert_batch_norm(one, [replace(site, calls=())])
+    with pytest.raises(SurgeryError, match="no convolution or dense layer 'conv' with a call 1"):
+        insert_batch_norm(one, [replace(site, calls=(0, 1))])
+    with pytest.raises(SurgeryError, match="the network has no input 'conv'; it has: picture"):
+        insert_batch_norm(one, [replace(site, position="input")])
+    with pytest.raises(
+        SurgeryError, match=r"expects 4 channels on axis -1; the shape there is \(None, 8, 8, 2"
+    ):
+        insert_batch_norm(one, [replace(site, layer="picture", position="input")])
     with pytest.raises(SurgeryError, match="init='calibrated': choose identity or standard"):
         insert_batch_norm(one, [site], init="calibrated")
+
+
+def test_names_that_are_taken_are_refused():
+    model = ZOO["sequential"]().model
+    both = [*find_sites(model, include="conv"), *find_sites(model, "after_activation", include="hidden")]
+    assert len(batch_norms(insert_batch_norm(model, both))) == 2
+    for taken in ("hidden_inserted_bn", "out", "picture"):
+        wrong = [replace(both[0], name=taken), both[1]]
+        with pytest.raises(SurgeryError, match=f"wants the name '{taken}', which another layer or site of"):
+            insert_batch_norm(model, wrong)
 
 
 def test_a_real_network_keeps_its_bytes():

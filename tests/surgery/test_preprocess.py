@@ -7,7 +7,7 @@ from keras import layers
 from zoo import ZOO, outputs
 
 from bnadapt.errors import SurgeryError
-from bnadapt.normalization.policy import fingerprint
+from bnadapt.normalization.proof import fingerprint
 from bnadapt.surgery.preprocess import with_rescaling
 
 

@@ -1,101 +1,25 @@
-"""Random networks: insertion keeps the function, the weights and the original; calibration keeps the function."""
+"""Random networks: insertion keeps the function, the weights and the original; calibration keeps the function;
+folding keeps the function and undoes insertion."""
 
 import keras
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from keras import layers, ops
+from hypothesis import given
+from networks_to_fold import apart, batch_norms
+from random_graphs import NETWORKS, POSITIONS, few, grow, many
 from zoo import outputs, same, scatter
 
-from bnadapt.normalization.policy import BATCH_NORM, fingerprint, train_only
+from bnadapt.normalization.policy import BATCH_NORM, train_only
+from bnadapt.normalization.proof import fingerprint
 from bnadapt.normalization.statistics import calibrate
-from bnadapt.surgery.graph import calls
+from bnadapt.surgery.fold import find_folds, fold_batch_norm
+from bnadapt.surgery.graph import calls, layer_paths
 from bnadapt.surgery.insert import insert_batch_norm
 from bnadapt.surgery.kinds import TARGETS, fused_activation
 from bnadapt.surgery.sites import find_sites
 
-KINDS = (
-    "conv", "fused", "depthwise", "separable", "transposed", "relu", "prelu", "raw", "add", "concatenate",
-    "batch_norm", "dropout", "pool", "shared", "nested", "nested_sequential", "again",
-)  # fmt: skip
-STEPS = st.lists(
-    st.tuples(st.sampled_from(KINDS), st.integers(0, 99), st.integers(2, 4)), min_size=1, max_size=9
-)
 
-
-def grow(steps, ends, two_inputs):
-    """A network over 6x6 maps: every step takes some tensor that is there and adds one."""
-    keras.utils.set_random_seed(len(steps))
-    inputs = [keras.Input((6, 6, 2), name=name) for name in ("a", "b")[: 1 + two_inputs]]
-    tensors, models, shared = list(inputs), [], {}
-    for number, (kind, which, channels) in enumerate(steps):
-        x = tensors[which % len(tensors)]
-        tensors.append(extend(kind, x, channels, f"s{number}", tensors, models, shared))
-    results = [
-        layers.Dense(2, name=f"out{number}")(layers.GlobalAveragePooling2D()(tensors[end % len(tensors)]))
-        for number, end in enumerate([-1, *ends])
-    ]
-    model = keras.Model(inputs, results)
-    scatter(model)
-    return model
-
-
-def extend(kind, x, channels, name, tensors, models, shared):
-    width = x.shape[-1]
-    same_width = [tensor for tensor in tensors if tensor.shape[-1] == width]
-    if kind == "conv":
-        return layers.Conv2D(channels, 3, padding="same", name=name)(x)
-    if kind == "fused":
-        return layers.Conv2D(channels, 1, activation="tanh", name=name)(x)
-    if kind == "depthwise":
-        return layers.DepthwiseConv2D(3, padding="same", activation="relu", name=name)(x)
-    if kind == "separable":
-        return layers.SeparableConv2D(channels, 3, padding="same", name=name)(x)
-    if kind == "transposed":
-        return layers.Conv2DTranspose(channels, 3, padding="same", activation="elu", name=name)(x)
-    if kind == "relu":
-        return layers.ReLU(name=name)(x)
-    if kind == "prelu":
-        return layers.PReLU(shared_axes=[1, 2], name=name)(x)
-    if kind == "raw":
-        return ops.tanh(x) * 0.5 + x[:, :, ::-1]
-    if kind == "add":
-        return layers.Add(name=name)([x, same_width[0], same_width[-1]])
-    if kind == "concatenate":
-        return layers.Concatenate(name=name)([x, tensors[-1]])
-    if kind == "batch_norm":
-        return layers.BatchNormalization(name=name)(x)
-    if kind == "dropout":
-        return layers.Dropout(0.5, name=name)(x)
-    if kind == "pool":
-        return layers.MaxPooling2D(2, 1, padding="same", name=name)(x)
-    if kind == "shared":
-        layer = shared.setdefault(width, layers.Dense(width, activation="relu", name=f"shared{width}"))
-        return layer(layer(x))
-    if kind == "again" and models:
-        fitting = [model for model in models if model.input_shape[-1] == width]
-        return fitting[-1](x) if fitting else x + 1.0
-    if kind == "nested":
-        j = keras.Input((6, 6, width))
-        inside = layers.Conv2D(width, 3, padding="same", activation="relu", name="inside")(j)
-        models.append(keras.Model(j, inside + j, name=name))
-        return models[-1](x)
-    models.append(
-        keras.Sequential(
-            [
-                keras.Input((6, 6, width)),
-                layers.Dense(width, name="dense", activation="sigmoid"),
-                layers.Dense(width, name="linear"),
-                layers.ReLU(),
-            ],
-            name=name,
-        )
-    )
-    return models[-1](x)
-
-
-def check(steps, ends, two_inputs, position):
+def check_insertion(steps, ends, two_inputs, position):
     model = grow(steps, ends, two_inputs)
     random = np.random.default_rng(0)
     data = [random.normal(0, 1, (8, 6, 6, 2)).astype("float32") for _ in model.inputs]
@@ -133,22 +57,62 @@ def check(steps, ends, two_inputs, position):
         assert {path.split("/")[-1] for path in train_only(result, BATCH_NORM)} == {"gamma", "beta"}
 
 
-ARGUMENTS = (
-    STEPS,
-    st.lists(st.integers(0, 20), max_size=2),
-    st.booleans(),
-    st.sampled_from(["before_activation", "after_activation"]),
-)
+def check_folding(steps, ends, two_inputs, position):
+    """In float64, so that the tolerance leaves no room for mistakes."""
+    model = grow(steps, ends, two_inputs, "float64")
+    random = np.random.default_rng(0)
+    data = [random.normal(0, 1, (4, 6, 6, 2)) for _ in model.inputs]
+    data = data if two_inputs else data[0]
+    sites = find_sites(model, position)
+    widened = insert_batch_norm(model, sites)
+
+    inserted = [
+        fold for fold in find_folds(widened) if fold.batch_norm.split("/")[-1] in {s.name for s in sites}
+    ]
+    original = fold_batch_norm(widened, inserted)
+    assert len(inserted) == len(sites)
+    assert [(p, type(each)) for p, each in layer_paths(original).items()] == [
+        (p, type(each)) for p, each in layer_paths(model).items()
+    ]
+    assert fingerprint(original) == fingerprint(model)
+    assert same(outputs(original, data), outputs(model, data))
+
+    scatter(widened)
+    before, expected = fingerprint(widened), outputs(widened, data)
+    folds = find_folds(widened)
+    folded = fold_batch_norm(widened, folds)
+    assert set(batch_norms(folded)) == {path.split("/")[-1] for path in folds.staying}
+    assert len(folds) + len(folds.staying) == len(
+        {id(c.operation) for c in calls(widened) if isinstance(c.operation, keras.layers.BatchNormalization)}
+    )
+    assert apart(widened, folded, data) < 1e-9
+    assert fingerprint(widened) == before
+    assert same(outputs(widened, data), expected)
+    assert not {id(v) for v in folded.variables} & {id(v) for v in widened.variables}
+    assert len(find_folds(folded)) == 0
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-@given(*ARGUMENTS)
-def test_random_networks(steps, ends, two_inputs, position):
-    check(steps, ends, two_inputs, position)
+@few(25)
+@given(*NETWORKS, POSITIONS)
+def test_random_networks_with_inserted_batch_normalization(steps, ends, two_inputs, position):
+    check_insertion(steps, ends, two_inputs, position)
+
+
+@few(15)
+@given(*NETWORKS, POSITIONS)
+def test_random_networks_fold(steps, ends, two_inputs, position):
+    check_folding(steps, ends, two_inputs, position)
 
 
 @pytest.mark.slow
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
-@given(*ARGUMENTS)
-def test_many_random_networks(steps, ends, two_inputs, position):
-    check(steps, ends, two_inputs, position)
+@many(200)
+@given(*NETWORKS, POSITIONS)
+def test_many_random_networks_with_inserted_batch_normalization(steps, ends, two_inputs, position):
+    check_insertion(steps, ends, two_inputs, position)
+
+
+@pytest.mark.slow
+@many(200)
+@given(*NETWORKS, POSITIONS)
+def test_many_random_networks_fold(steps, ends, two_inputs, position):
+    check_folding(steps, ends, two_inputs, position)

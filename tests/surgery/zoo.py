@@ -20,6 +20,7 @@ class Specimen:
 
 
 ZOO: dict[str, Callable[[], Specimen]] = {}
+SHARED = ("shared_layer", "shared_across_models", "nested_twice")  # of these, layers are called several times
 
 
 def specimen(build: Callable[[], tuple]) -> Callable[[], Specimen]:
@@ -42,7 +43,8 @@ def scatter(model: keras.Model) -> None:
         # Normalization caches what it has adapted to
         if keras.backend.is_float_dtype(weight.dtype) and "scaling" not in weight.path:
             values = random.normal(0, 0.5, weight.shape)
-            weight.assign(np.abs(values) + 0.5 if "variance" in weight.name else values)
+            spread = "variance" in weight.name or "stddev" in weight.name
+            weight.assign(np.abs(values) + 0.5 if spread else values)
 
 
 def pixels(*shape: int) -> np.ndarray:
@@ -112,6 +114,16 @@ def shared_layer():
     x = layers.Concatenate()([shared(a), shared(shared(b))])
     model = keras.Model([a, b], layers.Dense(2, name="out")(x))
     return model, [pixels(5), pixels(5) * 2], ["shared"] * 3
+
+
+@specimen
+def shared_across_models():
+    shared = layers.Dense(4, activation="relu", name="shared")
+    inner = keras.Sequential([keras.Input((4,)), shared, layers.Dense(4, name="d")], name="inner")
+    i, sequence = keras.Input((4,), name="flat"), keras.Input((3, 4), name="steps")
+    x = layers.Concatenate()([inner(shared(i)), layers.Flatten()(shared(sequence))])
+    model = keras.Model([i, sequence], layers.Dense(2, name="out")(x))
+    return model, [pixels(4), pixels(3, 4)], ["shared", "shared", "shared", "inner/d"]
 
 
 @specimen
@@ -300,6 +312,39 @@ def several_consumers():
     x = layers.Dense(4, name="trunk")(i)
     y = layers.Dense(4, name="b")(layers.PReLU(name="prelu")(x))
     return keras.Model(i, layers.Dense(2, name="out")(layers.ReLU()(y) + x)), pixels(6), ["trunk", "b"]
+
+
+@specimen
+def prelu():
+    i = keras.Input((6, 6, 2))
+    x = layers.Conv2D(4, 3, name="conv")(i)
+    x = layers.PReLU(shared_axes=[1, 2], name="prelu")(x)
+    x = layers.Conv2D(3, 3, activation="leaky_relu", name="leaky")(x)
+    return (
+        keras.Model(i, layers.Dense(2, name="out")(layers.Flatten()(x))),
+        pixels(6, 6, 2),
+        ["conv", "leaky"],
+    )
+
+
+@specimen
+def renormalized():
+    i = keras.Input((6, 6, 2))
+    x = layers.Conv2D(4, 3, use_bias=False, name="conv")(i)
+    x = layers.ReLU()(layers.BatchNormalization(renorm=True, name="renorm")(x))
+    x = layers.Conv2D(3, 3, activation="relu", name="bare")(x)
+    return keras.Model(i, layers.Dense(2, name="out")(layers.Flatten()(x))), pixels(6, 6, 2), ["bare"]
+
+
+@specimen
+def frozen_spectral():
+    i = keras.Input((6,))
+    x = layers.Dense(5, activation="relu", name="d")(i)
+    spectral = layers.SpectralNormalization(layers.Dense(4, name="held"), power_iterations=2, name="spectral")
+    x = layers.Dense(5, activation="relu", name="e")(spectral(x))
+    model = keras.Model(i, layers.Dense(2, name="out")(x))
+    spectral.trainable = False
+    return model, pixels(6), ["d", "e"]
 
 
 @specimen

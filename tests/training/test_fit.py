@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from bnadapt.config import ModelSettings, StageSettings
+from bnadapt.config import ModelSettings, StageSettings, SwitchSettings
 from bnadapt.data.splits import Splits
 from bnadapt.errors import FrozenWeightMovedError, StageError, SurgeryError
 from bnadapt.evaluation.results import Epoch
 from bnadapt.models.build import build
-from bnadapt.normalization.policy import fingerprint
+from bnadapt.normalization.proof import fingerprint
 from bnadapt.surgery.insert import insert_batch_norm
 from bnadapt.surgery.sites import find_sites
 from bnadapt.training.fit import Trained, momentum_for, train_stage
@@ -62,8 +62,20 @@ BATCH_NORM_WEIGHTS = {
     [
         (StageSettings(train=["batch_norm"], epochs=1), BATCH_NORM_WEIGHTS),
         (
-            StageSettings(train=["batch_norm"], epochs=1, statistics="frozen"),
+            StageSettings(train=["batch_norm"], epochs=1, statistics="stay", normalize="moving"),
             {path for path in BATCH_NORM_WEIGHTS if not path.rpartition("/")[2].startswith("moving")},
+        ),
+        (
+            StageSettings(
+                train=["batch_norm"],
+                epochs=1,
+                batch_norm={"dense2.*": SwitchSettings(affine=False, statistics="stay")},
+            ),
+            {path for path in BATCH_NORM_WEIGHTS if path.startswith("dense1")},
+        ),
+        (
+            StageSettings(train=["statistics"]),
+            {path for path in BATCH_NORM_WEIGHTS if path.rpartition("/")[2].startswith("moving")},
         ),
         (StageSettings(train=["head"], epochs=1), {"head/kernel", "head/bias"}),
         (StageSettings(train=["dense1"], epochs=1), {"dense1/kernel", "dense1/bias"}),
@@ -114,6 +126,27 @@ def test_the_moving_statistics_at_the_end_are_those_of_the_training_images(
     layer = network.get_layer("dense1_inserted_bn")
     np.testing.assert_allclose(layer.moving_mean, activations.mean(axis=0), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(layer.moving_variance, activations.var(axis=0), rtol=1e-4, atol=1e-6)
+
+
+def test_statistics_without_labels_are_those_of_the_images_blended_with_the_prior(
+    network: keras.Model, splits: Splits
+) -> None:
+    layer = network.get_layer("dense1_inserted_bn")
+    layer.moving_mean.assign(np.full(24, 7.0))
+    trained = train(network, splits, StageSettings(train=["statistics"], prior=800), samples=200)
+    assert (trained.steps, trained.trainable, trained.history) == (0, 0, ())
+    inputs = keras.Model(network.inputs, network.get_layer("dense1").output)
+    first = next(iter(splits.train.mixed(200, seed=3)))[0]
+    expected = 0.8 * 7.0 + 0.2 * np.asarray(inputs(first), "float64").mean(axis=0)
+    np.testing.assert_allclose(layer.moving_mean, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_policy_is_told_before_the_first_step(network: keras.Model, splits: Splits) -> None:
+    tables: list[str] = []
+    train(network, splits, StageSettings(train=["head"], epochs=1), on_policy=tables.append)
+    (table,) = tables
+    assert "dense1_inserted_bn" in table
+    assert "moving" in table
 
 
 def test_without_reestimation_they_lag_behind(network: keras.Model, splits: Splits) -> None:
