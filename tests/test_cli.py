@@ -138,7 +138,7 @@ def test_help_shows_the_commands_people_need_and_the_groups(tmp_path: Path) -> N
     for text in (
         "bnadapt stages=[adapt,finetune,evaluate] from_run=RUN_ID",
         "bnadapt data@baseline_data=mnist data=usps",
-        "placement: after_activation, before_activation, none",
+        "placement: after_activation, before_activation, input_only, none",
         "schedule: all, bn_only, bn_then_all, from_scratch, gradual, head_then_all",
     ):
         assert text in result.stdout
