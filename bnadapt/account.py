@@ -179,6 +179,7 @@ def _advice(ledger: Ledger, best: str) -> tuple[Advice, ...]:
             training_images=ledger.splits.train.size,
             classes=len(ledger.splits.classes),
             batch_size=ledger.settings.data.batch_size,
+            calibrated=ledger.settings.insertion.init == "calibrated",
         )
     )
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from bnadapt.config import CONTROL, INSERT, StageSettings
 from bnadapt.evaluation.results import Advice, Epoch, LayerGap, Scores, StageResult
-from bnadapt.evaluation.significance import wilson, wilson_of
+from bnadapt.evaluation.significance import CONFIDENCE, mcnemar, wilson, wilson_of
 
 # Each rule's threshold; a share of 1, or of what the quantity was before.
 STILL_FALLING = 0.02  # of the validation loss, from the last epoch but one to the last
@@ -40,6 +40,7 @@ class Evidence:
         training_images: Number of labelled images that the schedule trained on.
         classes: Number of classes.
         batch_size: Images per step.
+        calibrated: Whether insertion took its statistics from data, here or where the network comes from.
     """
 
     results: Sequence[StageResult]
@@ -49,6 +50,7 @@ class Evidence:
     training_images: int
     classes: int
     batch_size: int
+    calibrated: bool
 
     @property
     def chain(self) -> list[StageResult]:
@@ -84,9 +86,9 @@ def advise(evidence: Evidence) -> tuple[Advice, ...]:
 
 
 def _not_calibrated(evidence: Evidence) -> str | None:
-    """Some inserted layer starts with statistics that are off by 0.25: calibrate the insertion."""
+    """Not calibrated, and some inserted layer starts with statistics that are off by 0.25: calibrate it."""
     inserted = next((result for result in evidence.chain if result.name == INSERT), None)
-    if inserted is None or inserted.diagnosis is None:
+    if evidence.calibrated or inserted is None or inserted.diagnosis is None:
         return None
     worst = max((_gap(each) for each in inserted.diagnosis.layers if INSERTED in each.layer), default=0.0)
     if worst <= STATISTICS_OFF:
@@ -195,8 +197,8 @@ def _control_as_good(evidence: Evidence) -> str | None:
         other = "after" if evidence.placement == "before_activation" else "before"
         remedy = f"put it elsewhere (placement={other}_activation) or take other stages (schedule=...)"
     return (
-        f"More training without batch normalization is as good on the validation images ({_percent(control.accuracy)} "
-        f"against {_percent(kept.accuracy)} of {evidence.best}): {remedy}"
+        f"More training without batch normalization does as well or better on the validation images "
+        f"({_percent(control.accuracy)} against {_percent(kept.accuracy)} of {evidence.best}): {remedy}"
     )
 
 
@@ -242,7 +244,7 @@ def _few_labels(evidence: Evidence) -> str | None:
 
 
 def _stages_too_close(evidence: Evidence) -> str | None:
-    """The kept stage's validation accuracy is known to 2 points at best and another lies within: more images."""
+    """Validation knows an accuracy to 2 points at best, and McNemar's test cannot tell stages apart: more images."""
     kept = evidence.validation(evidence.best)
     if kept is None:
         return None
@@ -252,13 +254,13 @@ def _stages_too_close(evidence: Evidence) -> str | None:
         for result in evidence.chain
         if result.name not in (evidence.best, INSERT)  # insertion leaves what it finds
         and result.validation is not None
-        and low <= result.validation.accuracy <= high
+        and _alike(kept, result.validation)
     ]
     if not others or (high - low) / 2 <= UNSURE:
         return None
     return (
-        f"{len(kept.correct):,} validation images cannot tell {evidence.best} from {' and '.join(others)} (95 % "
-        f"interval {_percent(low)} to {_percent(high)}): hold out more of them, data.validation_fraction"
+        f"{len(kept.correct):,} validation images cannot tell {evidence.best} from {' and '.join(others)} (McNemar's "
+        f"p above {1 - CONFIDENCE:.2g}): hold out more of them, data.validation_fraction"
     )
 
 
@@ -275,6 +277,13 @@ RULES: tuple[tuple[str, Callable[[Evidence], str | None]], ...] = (
     ("few labels", _few_labels),
     ("stages too close", _stages_too_close),
 )
+
+
+def _alike(first: Scores, second: Scores) -> bool:
+    """Whether the images, on which both were scored, cannot tell the two apart."""
+    gained = int((first.correct & ~second.correct).sum())
+    lost = int((second.correct & ~first.correct).sum())
+    return mcnemar(gained, lost) >= 1 - CONFIDENCE
 
 
 def _gap(layer: LayerGap) -> float:
