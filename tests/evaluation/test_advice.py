@@ -187,7 +187,8 @@ CASES = [
         {"control": stage("control", scores(0.95))},
         {"control": stage("control", scores(0.949))},
         "More training without batch normalization does as well or better on the validation images (95.0 % "
-        "against 95.0 % of finetune): put it elsewhere (placement=after_activation) or take other stages (schedule=...)",
+        "against 95.0 % of finetune): put it elsewhere (placement=after_activation) or take other stages "
+        "(schedule=...)",
     ),
     (
         "control as good",
