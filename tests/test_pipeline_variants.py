@@ -87,6 +87,7 @@ def test_going_on_with_other_data_is_refused_unless_they_are_named(tmp_path: Pat
     assert same.code == 0, same.errors
 
 
+@pytest.mark.slow
 def test_the_control_repeats_the_schedules_steps_and_rates(tmp_path: Path) -> None:
     patient = [
         "schedule.finetune.epochs=4",
@@ -166,6 +167,7 @@ def test_what_cannot_work_fails_before_anything_trains(tmp_path: Path) -> None:
     assert "epoch" not in result.output
 
 
+@pytest.mark.slow
 def test_from_scratch_the_control_is_the_same_network_without_batch_normalization(tmp_path: Path) -> None:
     result = bnadapt(
         "experiment=mlp_with_and_without_bn", "data=digits", "schedule.scratch.epochs=2", cwd=tmp_path
@@ -250,6 +252,7 @@ def test_the_kept_network_can_be_a_patch_of_the_baselines(tmp_path: Path) -> Non
     assert (gone.code, "model.patch=best.patch: there is no such file" in gone.errors) == (1, True)
 
 
+@pytest.mark.slow
 def test_a_stage_of_statistics_that_can_change_nothing_is_announced(tmp_path: Path) -> None:
     result = bnadapt(
         *QUICK[:1], "schedule=statistics", "model.widths=[16]", "stages=[baseline,insert,adapt]", cwd=tmp_path

@@ -7,10 +7,14 @@ import keras
 import tensorflow as tf
 
 from bnadapt.errors import ModelError
+from bnadapt.surgery.flow import trace
 from bnadapt.surgery.graph import outputs_of
 
 SUM_IS_ONE = 1e-2  # as wide as half precision needs
 SMALLEST = 1e-30  # of probabilities: below it they add nothing, and their slopes would not be finite
+
+PROBABILITIES = ("softmax", "sigmoid", "hardsigmoid")
+PASS_ON = (keras.layers.Identity, keras.layers.Dropout, keras.layers.Reshape, keras.layers.Flatten)
 
 
 def entropy(outputs: Any, *, from_logits: bool = True) -> tf.Tensor:
@@ -42,6 +46,21 @@ def check_classifier(model: keras.Model) -> None:
         )
 
 
+def check_head(model: keras.Model, *, from_logits: bool) -> None:
+    """Raise ModelError where the last activation in the graph shows that outputs are not what they are said to be."""
+    name, classes = _last_activation(model), keras.tree.flatten(outputs_of(model))[0].shape[-1]
+    if name not in (None, "softmax") and classes != 1:
+        raise ModelError(
+            f"the model '{model.name}' ends in the activation {name} with {classes} outputs, which are no "
+            "distribution over classes: entropy is that of logits, of a softmax, or of a single sigmoid"
+        )
+    if from_logits and name is not None:
+        raise ModelError(
+            f"the model '{model.name}' ends in the activation {name}, whose outputs are probabilities and no "
+            "logits: pass from_logits=False"
+        )
+
+
 def check_outputs(outputs: tf.Tensor, *, from_logits: bool) -> None:
     """Raise ModelError where outputs [samples, classes] cannot be what they are said to be."""
     inside = bool(tf.reduce_all((outputs >= 0) & (outputs <= 1)))
@@ -51,6 +70,21 @@ def check_outputs(outputs: tf.Tensor, *, from_logits: bool) -> None:
         raise ModelError("the outputs are no probabilities: if they are logits, pass from_logits=True")
     if from_logits and inside and sums and not one:
         raise ModelError("the outputs are probabilities, which logits are not: pass from_logits=False")
+
+
+def _last_activation(model: keras.Model) -> str | None:
+    """The name of the activation that makes the outputs probabilities; what passes values on is looked through."""
+    step = next((each for each in trace(model) if each.is_output), None)
+    while step is not None:
+        operation = step.call.operation
+        activation = getattr(operation, "activation", None)
+        name = getattr(activation, "__name__", type(activation or operation).__name__)
+        if name.lower().replace("_", "") in PROBABILITIES:
+            return str(name.lower())
+        passes_on = isinstance(operation, PASS_ON) or name in ("Cast", "Reshape")
+        linear_activation = isinstance(operation, keras.layers.Activation) and name == "linear"
+        step = step.sources[0] if step.sources and (passes_on or linear_activation) else None
+    return None
 
 
 def _log_probabilities(outputs: Any, from_logits: bool) -> tf.Tensor:

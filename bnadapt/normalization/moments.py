@@ -1,6 +1,6 @@
 """Mean and variance of what batch normalization layers receive, pooled exactly over any cut into batches."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -9,10 +9,11 @@ import numpy as np
 import tensorflow as tf
 
 from bnadapt.errors import DataError, ModelError, SurgeryError
-from bnadapt.normalization.batches import input_batches
+from bnadapt.normalization.batches import Samples, input_batches
 from bnadapt.normalization.reduction import channel_moments, normalized, received
-from bnadapt.surgery.graph import Call, inputs_of, layer_paths, replay
-from bnadapt.surgery.sites import Patterns, as_patterns, matches
+from bnadapt.normalization.selection import batch_norm_layers as batch_norm_layers
+from bnadapt.surgery.graph import Call, inputs_of, replay
+from bnadapt.surgery.sites import Patterns
 
 Parts = Literal["both", "mean", "variance"]
 
@@ -72,50 +73,12 @@ class Pass:
     parts: Parts = "both"
 
 
-def batch_norm_layers(
-    model: keras.Model, layers: Patterns | None = None
-) -> dict[str, keras.layers.BatchNormalization]:
-    """The batch normalization layers in the network's graph by path, in graph order.
-
-    Args:
-        model: a Sequential or Functional network.
-        layers: paths, names, or regular expressions over either (full match); by default all.
-
-    Raises:
-        SurgeryError: the network has none, or one of ``layers`` matches none of them.
-    """
-    found = {
-        path: layer
-        for path, layer in layer_paths(model).items()
-        if isinstance(layer, keras.layers.BatchNormalization)
-    }
-    if not found:
-        raise SurgeryError(
-            f"the model '{model.name}' has no batch normalization: insert some first (insert_batch_norm)"
-        )
-    if layers is None:
-        return found
-    if isinstance(layers, str):
-        layers = [layers]
-    chosen: set[str] = set()
-    for wanted in layers:
-        hits = (
-            {wanted} if wanted in found else {path for path in found if matches(as_patterns(wanted)[0], path)}
-        )
-        if not hits:
-            raise SurgeryError(
-                f"'{wanted}' matches no batch normalization layer; there are: {', '.join(found)}"
-            )
-        chosen |= hits
-    return {path: layer for path, layer in found.items() if path in chosen}
-
-
 def measure(
     model: keras.Model,
     batches: Any,
     layers: Patterns | None = None,
     *,
-    samples: int | None = None,
+    samples: Samples = None,
     normalize_with: Literal["moving", "batch"] = "moving",
     batch_size: int = 256,
 ) -> dict[str, Moments]:
@@ -128,20 +91,21 @@ def measure(
 
     Args:
         model: a Sequential or Functional network with batch normalization.
-        batches: an array [samples, ...] (or a dict of them, for a network with several inputs), or an
-            iterable of batches, a ``tf.data.Dataset`` among them; of a tuple only its first part is used, so
-            that labels may be there.
+        batches: an array [samples, ...], or for a network with several inputs a dictionary, list or tuple
+            of them, as ``predict`` takes it; or an iterable of batches, a ``tf.data.Dataset`` among them; of a
+            batch that is a tuple only its first part is used, so that labels may be there.
         layers: as in ``batch_norm_layers``.
-        samples: use so many samples, from the beginning; None: all.
+        samples: use so many samples, from the beginning; None or "all": all.
         normalize_with: "moving": every batch normalization uses its moving statistics. "batch": those that
             are measured normalize with the moments of their own batch, as in training, so that one pass
             measures all of them at their new inputs (precise batch normalization, Wu and Johnson, 2021); the
             batch's size then matters.
-        batch_size: rows at once where ``batches`` is an array.
+        batch_size: rows at once where ``batches`` is an array or holds arrays.
 
     Raises:
-        DataError: there was no sample.
-        ModelError: an input of batch normalization was not finite.
+        DataError: there was no sample, or for some layer only masked ones; the batches do not fit the inputs
+            of the network; ``samples`` or ``batch_size`` is no whole number above 0.
+        ModelError: an input of batch normalization was not finite, or too large to have a variance.
         SurgeryError: no such layer, or a network that is no graph of layers.
     """
     if normalize_with not in ("moving", "batch"):
@@ -152,22 +116,39 @@ def measure(
 
 
 def measure_pass(
-    model: keras.Model, images: Any, paths: list[str], how: Pass, *, samples: int | None, batch_size: int
+    model: keras.Model, images: Any, paths: list[str], how: Pass, *, samples: Samples, batch_size: int
 ) -> dict[str, Moments]:
     """Moments of the inputs of the layers at these paths in one pass over the images; see ``measure``."""
     reduce = _Reduction(model, paths, how)
     totals: dict[str, Moments] = {}
-    for inputs, rows in input_batches(images, batch_size=batch_size, samples=samples):
+    for inputs, rows in input_batches(images, model=model, batch_size=batch_size, samples=samples):
         for path, part in reduce(inputs, rows).items():
             if not (np.isfinite(part.mean).all() and np.isfinite(part.variance).all()):
-                raise ModelError(
-                    f"the input of the batch normalization '{path}' is not finite for some images: check "
-                    "the images for NaN, and whether training diverged"
-                )
+                raise ModelError(_why_not_finite(path, *reduce.extent(inputs, path)))
             totals[path] = merge(totals[path], part) if path in totals else part
     if not totals:
         raise DataError("no images to measure: the data set or iterable is empty")
+    unseen = [path for path in paths if totals[path].count == 0]
+    if unseen:
+        raise DataError(
+            f"the batch normalization '{', '.join(unseen)}' received masked positions only, which do not count"
+        )
     return {path: totals[path] for path in paths}
+
+
+def _why_not_finite(path: str, finite: bool, largest: float) -> str:
+    if finite:
+        return (
+            f"the input of the batch normalization '{path}' reaches {largest:.3g} for some images: it is finite, "
+            "but its variance is not. Check the scale of the images"
+        )
+    return (
+        f"the input of the batch normalization '{path}' is not finite for some images: check the images for "
+        "NaN, and whether training diverged"
+    )
+
+
+See = Callable[[Call, tf.Tensor, Any, tuple[tf.Tensor, tf.Tensor, tf.Tensor]], None]
 
 
 class _Reduction:
@@ -199,6 +180,33 @@ class _Reduction:
     def _of_batch(self, inputs: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         self._order = []
         parts: list[tuple[tf.Tensor, tf.Tensor, tf.Tensor]] = []
+
+        def keep(
+            each: Call, values: tf.Tensor, _: Any, moments: tuple[tf.Tensor, tf.Tensor, tf.Tensor]
+        ) -> None:
+            self._order.append((each.path, values.shape[each.operation.axis]))
+            parts.append(moments)
+
+        self._replay(inputs, keep)
+        counts, means, variances = zip(*parts, strict=True)
+        return tf.stack(counts), tf.concat(means, 0), tf.concat(variances, 0)
+
+    def extent(self, inputs: Any, path: str) -> tuple[bool, float]:
+        """Whether all values that one layer receives are finite, and the largest magnitude among them."""
+        finite, largest = True, 0.0
+
+        def look(each: Call, values: tf.Tensor, mask: Any, _: Any) -> None:
+            nonlocal finite, largest
+            if each.path == path:
+                seen = values if mask is None else tf.boolean_mask(values, mask)
+                finite = finite and bool(tf.reduce_all(tf.math.is_finite(seen)))
+                largest = max(largest, float(tf.reduce_max(tf.abs(seen))))
+
+        self._replay(inputs, look)
+        return finite, largest
+
+    def _replay(self, inputs: Any, see: See) -> None:
+        """Run the network on a batch and show every call of a measured layer."""
         rows = tf.shape(next(each for each in keras.tree.flatten(inputs) if each is not None))[0]
 
         def call(each: Call, *args: Any, **kwargs: Any) -> Any:
@@ -209,8 +217,7 @@ class _Reduction:
             values, mask = received(layer, args, kwargs)
             count, mean, variance = channel_moments(values, layer.axis, mask)
             if path in self._measured:
-                self._order.append((path, values.shape[layer.axis]))
-                parts.append((count, mean, variance))
+                see(each, values, mask, (count, mean, variance))
             if path in self._how.given:
                 return normalized(layer, values, *self._how.given[path], mask)
             if not by_batch:
@@ -220,8 +227,6 @@ class _Reduction:
 
         with keras.StatelessScope():  # nothing that a layer assigns or adds as a loss is kept
             replay(self._model, inputs, call)
-        counts, means, variances = zip(*parts, strict=True)
-        return tf.stack(counts), tf.concat(means, 0), tf.concat(variances, 0)
 
 
 def batch_statistics(

@@ -11,7 +11,13 @@ import numpy as np
 from bnadapt.errors import ModelError, SurgeryError
 from bnadapt.normalization.patch_file import LARGEST_HEADER, read_patch, write_patch
 from bnadapt.normalization.proof import fingerprint
-from bnadapt.normalization.structure import first_difference, structure_hash, structure_of
+from bnadapt.normalization.structure import (
+    first_difference,
+    first_difference_from_marks,
+    line_marks,
+    structure_hash,
+    structure_of,
+)
 from bnadapt.normalization.switches import is_batch_norm
 from bnadapt.surgery.graph import Call, calls, layer_paths, producer
 from bnadapt.surgery.head import head_layers, replace_head
@@ -20,14 +26,15 @@ from bnadapt.surgery.kinds import fused_activation, is_activation, target_of, ty
 from bnadapt.surgery.rebuild import rebuild
 from bnadapt.surgery.sites import Site
 from bnadapt.surgery.tree import layer_tree, own_weights, weights_by_path
+from bnadapt.surgery.wording import listed
 
-LISTED_AT_MOST = 5
 _HEADER: dict[str, Any] = {
     "head": dict | None,
     "sites": list,
     "settings": dict,
     "base": dict,
     "structure": str,
+    "lines": list,
     "keras": str,
 }
 
@@ -48,7 +55,9 @@ def save_patch(path: str | Path, base: keras.Model, adapted: keras.Model) -> Non
             head replaced (``replace_head``), batch normalization and head trained; each of these or not.
 
     Raises:
-        SurgeryError: another weight differs between the two, or ``adapted`` is built otherwise.
+        SurgeryError: another weight differs between the two, ``adapted`` is built otherwise, or ``base`` holds
+            what cannot be compared (see ``structure_of``).
+        ModelError: the folder of the file is not there.
     """
     recipe, twin = _recipe(base, adapted)
     values = weights_by_path(adapted)
@@ -58,13 +67,14 @@ def save_patch(path: str | Path, base: keras.Model, adapted: keras.Model) -> Non
     if wrong:
         raise SurgeryError(
             f"{len(wrong)} weights of '{adapted.name}' that are neither batch normalization's nor the head's "
-            f"differ from those of the base: {_listed(wrong)}. A patch cannot hold them: train only "
+            f"differ from those of the base: {listed(wrong)}. A patch cannot hold them: train only "
             "[BATCH_NORM, HEAD], or save the whole network"
         )
     header = {
         **recipe,
         "keras": keras.__version__,
         "structure": structure_hash(base),
+        "lines": line_marks(structure_of(base)),
         "base": {each: value for each, value in expected.items() if each not in stored},
         "settings": {
             each.path: {"epsilon": each.layer.epsilon, "momentum": each.layer.momentum}
@@ -100,7 +110,7 @@ def apply_patch(base: keras.Model, path: str | Path) -> keras.Model:
             layer.epsilon, layer.momentum = float(settings["epsilon"]), float(settings["momentum"])
         targets = weights_by_path(result)
         if set(weights) != _patched(result):
-            raise SurgeryError(f"it holds other weights: {_listed(sorted(set(weights) ^ _patched(result)))}")
+            raise SurgeryError(f"it holds other weights: {listed(sorted(set(weights) ^ _patched(result)))}")
         for name, value in weights.items():
             variable = targets[name]
             if (
@@ -129,15 +139,17 @@ def _check_base(base: keras.Model, header: Mapping[str, Any], path: str | Path) 
     wrong = [each for each in known if each in found and known[each] != found[each]]
     if missing or wrong:
         reasons = [
-            f"{len(some)} weights {what} ({_listed(some)})"
+            f"{len(some)} weights {what} ({listed(some)})"
             for some, what in ((wrong, "differ"), (missing, "are missing"))
             if some
         ]
         raise SurgeryError(f"the patch {path} belongs to another base network: {' and '.join(reasons)}")
     if structure_hash(base) != header["structure"]:
+        versions = f" (it was made with Keras {header['keras']}, this is {keras.__version__})"
         raise SurgeryError(
             f"the patch {path} belongs to another base network: the weights are the same, but the layers or "
-            f"their settings are not (it was made with Keras {header['keras']}, this is {keras.__version__})"
+            f"their settings are not: {first_difference_from_marks(header['lines'], structure_of(base))}"
+            f"{versions if header['keras'] != keras.__version__ else ''}"
         )
 
 
@@ -253,8 +265,3 @@ def _number(call: Call, others: Iterable[Call]) -> int:
     made = [id(node) for node in call.operation._inbound_nodes]
     of_layer = [each for each in others if each.operation is call.operation]
     return sorted(made.index(id(each.node)) for each in of_layer).index(made.index(id(call.node)))
-
-
-def _listed(names: list[str]) -> str:
-    more = len(names) - LISTED_AT_MOST
-    return ", ".join(names[:LISTED_AT_MOST]) + (f" and {more} more" if more > 0 else "")

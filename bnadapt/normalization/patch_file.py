@@ -23,6 +23,9 @@ def write_patch(path: str | Path, header: Mapping[str, Any], weights: Mapping[st
 
     Nothing in the file is a program, compressed, or a name of a file: magic line, SHA-256 of all that follows,
     length of the header (8 bytes, little-endian), header, and the arrays one after the other.
+
+    Raises:
+        ModelError: the folder is not there.
     """
     listed = [
         {"path": name, "shape": list(array.shape), "dtype": str(array.dtype)}
@@ -33,6 +36,10 @@ def write_patch(path: str | Path, header: Mapping[str, Any], weights: Mapping[st
         [len(text).to_bytes(_LENGTH, "little"), text, *(each.tobytes() for each in weights.values())]
     )
     target = Path(path)
+    if not target.parent.is_dir():
+        raise ModelError(
+            f"the patch {path} cannot be written: the folder '{target.parent}' does not exist, make it"
+        )
     draft = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         draft.write_bytes(MAGIC + hashlib.sha256(rest).digest() + rest)

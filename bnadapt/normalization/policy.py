@@ -27,6 +27,7 @@ from bnadapt.surgery.head import head_layers
 from bnadapt.surgery.kinds import is_normalization, is_weighted
 from bnadapt.surgery.sites import as_patterns, matches
 from bnadapt.surgery.tree import Entry, layer_tree, made_trainable, own_weights, set_flags, weights_by_path
+from bnadapt.surgery.wording import listed
 
 ALL, BATCH_NORM, HEAD, BIASES = "all", "batch_norm", "head", "biases"
 LISTED_AT_MOST = 60
@@ -108,8 +109,8 @@ def _select(model: keras.Model, entries: Sequence[Entry], selector: str) -> list
     elif selector == BATCH_NORM:
         chosen = [entry for entry in owners if isinstance(entry.layer, keras.layers.BatchNormalization)]
     elif selector == HEAD:
-        heads = [layer for path, layer in layer_paths(model).items() if path in head_layers(model)]
-        chosen = _within(owners, heads)
+        heads = head_layers(model)
+        chosen = _within(owners, [layer for path, layer in layer_paths(model).items() if path in heads])
     elif selector == BIASES:
         chosen = [entry for entry in owners if any(_is_bias(each) for each in own_weights(entry.layer))]
         only = _is_bias
@@ -119,9 +120,8 @@ def _select(model: keras.Model, entries: Sequence[Entry], selector: str) -> list
         (pattern,) = as_patterns(selector)
         chosen = [entry for entry in owners if matches(pattern, entry.path)]
     if not chosen:
-        paths = [entry.path for entry in owners]
-        listed = ", ".join(paths[:LISTED_AT_MOST]) + (", ..." if len(paths) > LISTED_AT_MOST else "")
-        raise SurgeryError(f"'{selector}' selects no layer with weights; there are: {listed or 'none'}")
+        there = listed([entry.path for entry in owners], LISTED_AT_MOST) or "none"
+        raise SurgeryError(f"'{selector}' selects no layer with weights; there are: {there}")
     return [(entry, only) for entry in chosen]
 
 

@@ -9,8 +9,7 @@ import keras
 from bnadapt.normalization.switches import is_batch_norm, switches_of
 from bnadapt.surgery.graph import nodes
 from bnadapt.surgery.tree import Entry, layer_tree, own_weights, weights_by_path
-
-LISTED_AT_MOST = 5
+from bnadapt.surgery.wording import listed
 
 
 def find_policy_problems(model: keras.Model) -> list[str]:
@@ -62,12 +61,12 @@ def _of_recorded(path: str, recorded: bool, awake: Sequence[str]) -> str:
     if recorded:
         return (
             f"'{path}' was called with training=True: where the network is called without an argument, "
-            f"{_listed(awake)} normalizes with batches and moves its statistics, while evaluate and predict "
+            f"{listed(awake)} normalizes with batches and moves its statistics, while evaluate and predict "
             "do not; always pass training=False or True, or build the network without that argument"
         )
     return (
         f"'{path}' was called with training=False, which fit of Keras {keras.__version__} overrides: "
-        f"{_listed(awake)} follows its own switches in training. Say what is meant by them, such as "
+        f"{listed(awake)} follows its own switches in training. Say what is meant by them, such as "
         "switch_batch_norm(model, statistics='stay', normalize='moving'), or build the network without that "
         "argument, which other versions of Keras obey"
     )
@@ -80,12 +79,12 @@ def _frozen_parents(model: keras.Model, entries: Sequence[Entry]) -> Iterator[st
         if flagged:
             yield (
                 f"the network '{model.name}' is frozen (trainable=False), so none of the {len(flagged)} weights "
-                f"in it that are not will train: {_listed(flagged)}. Choose what trains by train_only"
+                f"in it that are not will train: {listed(flagged)}. Choose what trains by train_only"
             )
         if moving:
             yield (
                 f"the network '{model.name}' is frozen (trainable=False), but the statistics of "
-                f"{_listed(moving)} would move in training: use train_only or switch_batch_norm"
+                f"{listed(moving)} would move in training: use train_only or switch_batch_norm"
             )
         return
     trainable = {id(each) for each in model.trainable_variables}
@@ -98,7 +97,7 @@ def _frozen_parents(model: keras.Model, entries: Sequence[Entry]) -> Iterator[st
         if changes:
             yield (
                 f"'{entry.path}' is frozen (trainable=False), but Keras looks at what is inside it, and these "
-                f"would change in training: {_listed(changes)}. Choose what trains by train_only"
+                f"would change in training: {listed(changes)}. Choose what trains by train_only"
             )
 
 
@@ -117,7 +116,7 @@ def _stale_flags(model: keras.Model, name: str) -> Iterator[str]:
     changed = [layer.name for layer, flag in now.items() if then.get(layer) != flag]
     if changed:
         yield (
-            f"{name} has trained since it was compiled, and the flags of {_listed(changed)} have changed: it "
+            f"{name} has trained since it was compiled, and the flags of {listed(changed)} have changed: it "
             "goes on training under the old ones. Compile again, with a new optimizer"
         )
 
@@ -132,12 +131,12 @@ def _stale_optimizer(model: keras.Model, name: str) -> Iterator[str]:
     former = [paths.get(key, path) for key, path in known.items() if key not in trains]
     if unknown:
         yield (
-            f"the optimizer of {name} was built for other weights and does not know {_listed(unknown)}: "
+            f"the optimizer of {name} was built for other weights and does not know {listed(unknown)}: "
             "compile again, with a new optimizer"
         )
     if former:
         yield (
-            f"the optimizer of {name} was built for weights that no longer train: {_listed(former)}. Compile "
+            f"the optimizer of {name} was built for weights that no longer train: {listed(former)}. Compile "
             "again, with a new optimizer, or they may go on training"
         )
 
@@ -156,8 +155,3 @@ def _rests(layer: keras.layers.BatchNormalization) -> bool:
 
 def _is_graph(layer: keras.Layer) -> bool:
     return hasattr(layer, "_nodes_by_depth") or getattr(layer, "_functional", None) is not None
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = len(names) - LISTED_AT_MOST
-    return ", ".join(names[:LISTED_AT_MOST]) + (f" and {more} more" if more > 0 else "")

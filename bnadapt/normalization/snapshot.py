@@ -59,9 +59,11 @@ def restore(model: keras.Model, snapshot: Snapshot) -> list[str]:
         snapshot: as returned by ``calibrate`` and ``reestimate``.
 
     Raises:
-        SurgeryError: the snapshot is of another network: a layer or weight is not there, or has another shape
-            or type. Nothing has been changed then.
+        SurgeryError: this is no snapshot, or one of another network: a layer or weight is not there, or has
+            another shape or type. Nothing has been changed then.
     """
+    if not isinstance(snapshot, Snapshot):
+        raise SurgeryError(f"snapshot={snapshot!r}: pass what calibrate or reestimate returned")
     layers = layer_paths(model)
     wrong = [
         f"{path}/{name} {_kind(array)}, here {_kind(getattr(layers.get(path), name, None))}"
@@ -91,7 +93,8 @@ def replace(layers: Mapping[str, keras.Layer], weights: Mapping[str, Mapping[str
     """Assign new weights, by path and name, and return the former ones; all of them, or after an error none.
 
     Raises:
-        ModelError: a new value is not finite in the type of its weight. Nothing has been changed then.
+        ModelError: a new value is not finite, or too large for the type of its weight. Nothing has been
+            changed then.
     """
     rounded: dict[str, dict[str, np.ndarray]] = {}
     for path, of_layer in weights.items():
@@ -100,6 +103,13 @@ def replace(layers: Mapping[str, keras.Layer], weights: Mapping[str, Mapping[str
             kind = np.dtype(getattr(layers[path], name).dtype)
             with np.errstate(over="ignore"):
                 rounded[path][name] = np.asarray(values).astype(kind)
+            wrong = ~np.isfinite(values)
+            if wrong.any():
+                raise ModelError(
+                    f"the new {name} of the batch normalization '{path}' is not finite in {wrong.sum()} of "
+                    f"{wrong.size} channels ({np.asarray(values)[wrong][0]}): its present weights are not, or "
+                    "are too extreme to compute with"
+                )
             if not np.isfinite(rounded[path][name]).all():
                 raise ModelError(
                     f"the new {name} of the batch normalization '{path}' reaches {np.abs(values).max():.3g}, "

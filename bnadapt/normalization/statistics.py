@@ -1,5 +1,6 @@
 """Moving statistics from data: with the network's output unchanged, or free to change."""
 
+import numbers
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
@@ -8,17 +9,17 @@ import numpy as np
 
 from bnadapt.errors import DataError, SurgeryError
 from bnadapt.normalization.affine import unchanged_map
-from bnadapt.normalization.batches import can_be_read_again
+from bnadapt.normalization.batches import Samples, can_be_read_again
 from bnadapt.normalization.moments import (
     Moments,
     Parts,
     Pass,
-    batch_norm_layers,
     blend,
     measure,
     measure_pass,
 )
 from bnadapt.normalization.order import rounds
+from bnadapt.normalization.selection import batch_norm_layers, warn_of_hidden
 from bnadapt.normalization.snapshot import Snapshot as Snapshot
 from bnadapt.normalization.snapshot import replace
 from bnadapt.normalization.snapshot import restore as restore
@@ -32,7 +33,7 @@ def calibrate(
     images: Any,
     *,
     layers: Patterns | None = None,
-    samples: int | None = 8192,
+    samples: Samples = 8192,
     batch_size: int = 256,
 ) -> Snapshot:
     """Set the moving statistics to the data's, and gamma and beta so that inference computes what it computed.
@@ -55,15 +56,17 @@ def calibrate(
     Args:
         model: a Sequential or Functional network with batch normalization.
         images: as in ``measure``.
-        layers: as in ``batch_norm_layers``; by default all.
-        samples: use so many samples at most; None: all.
-        batch_size: rows at once where ``images`` is an array.
+        layers: as in ``batch_norm_layers``; by default all; a warning names those that are inside
+            a TimeDistributed or another layer, which stay as they are.
+        samples: use so many samples at most; None or "all": all.
+        batch_size: rows at once where ``images`` is an array or holds arrays.
 
     Raises:
         SurgeryError: no such layer, or one without gamma or beta, which cannot keep its function.
         DataError, ModelError: as in ``measure``; nothing has been changed then, nor after an interruption.
     """
     chosen = batch_norm_layers(model, layers)
+    warn_of_hidden(model, layers)
     for path, layer in chosen.items():
         lacking = [name for name in ("gamma", "beta") if getattr(layer, name) is None]
         if lacking:
@@ -84,7 +87,7 @@ def reestimate(
     images: Any,
     *,
     layers: Patterns | None = None,
-    samples: int | None = 8192,
+    samples: Samples = 8192,
     batch_size: int = 256,
     prior: float = 0.0,
     parts: Parts = "both",
@@ -100,9 +103,10 @@ def reestimate(
     Args:
         model: a Sequential or Functional network with batch normalization; gamma and beta are not needed.
         images: as in ``measure``.
-        layers: as in ``batch_norm_layers``; by default all.
-        samples: use so many samples at most; None: all.
-        batch_size: rows at once where ``images`` is an array.
+        layers: as in ``batch_norm_layers``; by default all; a warning names those that are inside
+            a TimeDistributed or another layer, which stay as they are.
+        samples: use so many samples at most; None or "all": all.
+        batch_size: rows at once where ``images`` is an array or holds arrays.
         prior: how many samples the present statistics are worth, N: the new ones are
             N / (N + n) of the present and n / (N + n) of the measured, for mean and variance (Schneider et
             al., 2020). n counts samples, not positions. 0 forgets the present ones.
@@ -115,16 +119,17 @@ def reestimate(
 
     Raises:
         SurgeryError: no such layer, or an argument out of range.
-        DataError: no images, or an iterator for order="in_turn", which can be read only once.
+        DataError: as in ``measure``, or an iterator for order="in_turn", which can be read only once.
         ModelError: as in ``measure``. After any error or interruption everything is as it was.
     """
-    if not 0 <= prior < float("inf"):
+    if not isinstance(prior, numbers.Real) or not 0 <= prior < float("inf"):
         raise SurgeryError(f"prior={prior!r}: must be a number of samples, 0 or more")
     if parts not in get_args(Parts):
         raise SurgeryError(f"parts={parts!r}: choose {', '.join(get_args(Parts))}")
     if order not in get_args(Order):
         raise SurgeryError(f"order={order!r}: choose {', '.join(get_args(Order))}")
     chosen = batch_norm_layers(model, layers)
+    warn_of_hidden(model, layers)
     if order == "in_turn" and not can_be_read_again(images):
         raise DataError(
             f"order='in_turn' reads the images several times, and a {type(images).__name__} gives them once: "

@@ -1,8 +1,9 @@
 """Adaptation while predicting: a stream of unlabelled batches moves gamma and beta, guarded and revocable."""
 
 import math
+import numbers
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
@@ -10,10 +11,20 @@ import numpy as np
 import tensorflow as tf
 
 from bnadapt.errors import DataError, SurgeryError
-from bnadapt.normalization.batches import input_batches
-from bnadapt.normalization.entropy import check_classifier, check_outputs, entropy, probabilities
-from bnadapt.normalization.moments import batch_norm_layers, batch_statistics, trace_for_any_rows
+from bnadapt.normalization.batches import is_inputs, one_batch
+from bnadapt.normalization.entropy import (
+    check_classifier,
+    check_head,
+    check_outputs,
+    entropy,
+    probabilities,
+)
+from bnadapt.normalization.moments import (
+    batch_statistics,
+    trace_for_any_rows,
+)
 from bnadapt.normalization.reduction import channel_moments, normalized, received
+from bnadapt.normalization.selection import batch_norm_layers, warn_of_hidden
 from bnadapt.normalization.snapshot import restore, take
 from bnadapt.surgery.graph import Call, replay
 from bnadapt.surgery.sites import Patterns
@@ -83,21 +94,20 @@ class TestTimeAdaptation:
                 the mean prediction. 0 for streams in which one class comes at a time.
 
         Raises:
-            ModelError: the network has not one output [samples, classes].
+            ModelError: the network has not one output [samples, classes], or its last activation is not what
+                ``from_logits`` says.
             SurgeryError: no such layer, no gamma or beta to train, or an argument out of range.
         """
         _check_arguments(
-            {
-                "learning_rate": learning_rate,
-                "steps": steps,
-                "prior": prior,
-                "smallest_batch": smallest_batch,
-            },
+            {"steps": steps, "smallest_batch": smallest_batch},
+            {"learning_rate": learning_rate, "prior": prior},
             {"unsure": unsure, "collapsed_entropy": collapsed_entropy, "fewest_classes": fewest_classes},
         )
         check_classifier(model)
+        check_head(model, from_logits=from_logits)
         self._model = model
         self._chosen = batch_norm_layers(model, layers)
+        warn_of_hidden(model, layers)
         self._prior, self._steps, self._from_logits = prior, steps, from_logits
         self._smallest_batch = smallest_batch
         self._unsure, self._fewest_classes = unsure, fewest_classes
@@ -123,9 +133,7 @@ class TestTimeAdaptation:
             for gradients in (True, False)
         }
         self._traced: set[tuple[bool, bool]] = set()
-        self._apply = tf.function(
-            lambda gradients: self._optimizer.apply(gradients, self._weights), autograph=False
-        )
+        self._apply = tf.function(self._applied, autograph=False)
         self.batches = self.steps_made = self.left_out = self.recoveries = 0
         self.skipped: Counter[str] = Counter()
         self._forget()
@@ -136,20 +144,21 @@ class TestTimeAdaptation:
         Changes gamma and beta of the chosen layers.
 
         Args:
-            images: one batch, as the network is called with it, without labels.
+            images: one batch, as the network is called with it; several inputs as a dictionary, list or
+                tuple. Of another tuple only the first part is used, so that labels may be there.
 
         Raises:
             ModelError: the outputs are not what ``from_logits`` says.
-            DataError: the batch is empty.
+            DataError: the batch is empty, does not fit the inputs of the network, or is no single batch.
         """
-        inputs, rows = _one_batch(images)
+        inputs, rows = _one_batch(self._model, images)
         large = rows >= self._smallest_batch
         by_batch = large or self._prior > 0
         moved = self._steps_since_start > 0 or self._steps > 1  # whether the outputs are of moved weights
         if self._steps and large:
             for _ in range(self._steps):
-                outputs, loss, used, gradients = self._run(inputs, by_batch=True, gradients=True)
-                self._step(loss, rows - int(used), rows, gradients)
+                outputs, _, used, gradients, finite = self._run(inputs, by_batch=True, gradients=True)
+                self._step(bool(finite), rows - int(used), rows, gradients)
         else:
             outputs = self._run(inputs, by_batch=by_batch)[0]
             if self._steps:
@@ -204,13 +213,18 @@ class TestTimeAdaptation:
                 chosen = tf.where(sure, each, tf.zeros_like(each))
                 loss = tf.reduce_sum(chosen) / tf.cast(tf.maximum(used, 1), each.dtype)
             slopes = tape.gradient(loss, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-            return outputs, loss, used, slopes
+            return outputs, loss, used, slopes, _all_finite([loss, *slopes])
 
         return of_batch
 
-    def _step(self, loss: tf.Tensor, left_out: int, rows: int, gradients: list[tf.Tensor]) -> None:
+    def _applied(self, gradients: list[tf.Tensor]) -> tf.Tensor:
+        """Take the optimizer's step; whether gamma and beta are finite after it."""
+        self._optimizer.apply(gradients, self._weights)
+        return _all_finite([weight.value for weight in self._weights])
+
+    def _step(self, finite: bool, left_out: int, rows: int, gradients: list[tf.Tensor]) -> None:
         """One step of gamma and beta, or the reason why not."""
-        if not _finite([loss, *gradients]):
+        if not finite:
             self.skipped["not finite"] += 1
             return
         self.left_out += left_out
@@ -218,9 +232,8 @@ class TestTimeAdaptation:
             self.skipped["all unsure"] += 1
             return
         held = [*self._weights, *self._optimizer.variables]
-        before = [keras.ops.convert_to_numpy(each) for each in held]
-        self._apply(gradients)
-        if not _finite([weight.value for weight in self._weights]):
+        before = [tf.identity(each.value) for each in held]  # stays where it is
+        if not self._apply(gradients):
             for variable, value in zip(held, before, strict=True):
                 variable.assign(value)
             self.skipped["not finite"] += 1
@@ -266,15 +279,24 @@ def _outputs(
         return keras.tree.flatten(replay(model, inputs, call))[0]
 
 
-def _one_batch(images: Any) -> tuple[Any, int]:
+def _one_batch(model: keras.Model, images: Any) -> tuple[Any, int]:
     """The batch as tensors, and its number of rows."""
-    for tensors, rows in input_batches([images], batch_size=1, samples=None):
-        return tensors, rows
-    raise DataError("an empty batch: there is nothing to predict")
+    if isinstance(images, tf.data.Dataset | Iterator) or images is None:
+        raise DataError(
+            f"images={images!r}: adaptation takes one batch at a time, as in `for batch in dataset: adapt(batch)`"
+        )
+    tensors, rows = one_batch(model, list(images) if is_inputs(model, images) else images)
+    if rows == 0:
+        raise DataError("an empty batch: there is nothing to predict")
+    return tensors, rows
 
 
 def _most(outputs: tf.Tensor) -> float:
     return math.log(max(outputs.shape[-1], 2))
+
+
+def _all_finite(tensors: list[Any]) -> tf.Tensor:
+    return tf.reduce_all([tf.reduce_all(tf.math.is_finite(each)) for each in tensors])
 
 
 def _finite(tensors: list[Any]) -> bool:
@@ -286,10 +308,14 @@ def _entropy_of(distribution: np.ndarray) -> float:
     return float(-(positive * np.log(positive)).sum())
 
 
-def _check_arguments(numbers: Mapping[str, float], shares: Mapping[str, float]) -> None:
-    for name, value in numbers.items():
-        if not 0 <= value < math.inf:
-            raise SurgeryError(f"{name}={value!r}: must be 0 or more")
-    for name, value in shares.items():
-        if not 0 <= value <= 1:
-            raise SurgeryError(f"{name}={value!r}: must be a share from 0 to 1")
+def _check_arguments(
+    counts: Mapping[str, Any], amounts: Mapping[str, Any], shares: Mapping[str, Any]
+) -> None:
+    for named, kind, most, words in (
+        (counts, numbers.Integral, math.inf, "a whole number, 0 or more"),
+        (amounts, numbers.Real, math.inf, "a number, 0 or more"),
+        (shares, numbers.Real, 1, "a share from 0 to 1"),
+    ):
+        for name, value in named.items():
+            if not isinstance(value, kind) or not 0 <= float(value) <= most or math.isinf(value):
+                raise SurgeryError(f"{name}={value!r}: must be {words}")

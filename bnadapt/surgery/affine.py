@@ -23,6 +23,8 @@ MAXIMA = (
     layers.MaxPooling1D, layers.MaxPooling2D, layers.MaxPooling3D, layers.GlobalMaxPooling1D,
     layers.GlobalMaxPooling2D, layers.GlobalMaxPooling3D,
 )  # fmt: skip
+UPSAMPLINGS = (layers.UpSampling1D, layers.UpSampling2D, layers.UpSampling3D)
+CROPPINGS = (layers.Cropping1D, layers.Cropping2D, layers.Cropping3D)
 PADDINGS = (layers.ZeroPadding1D, layers.ZeroPadding2D, layers.ZeroPadding3D)
 REARRANGEMENTS = (layers.Flatten, layers.Reshape, layers.Permute)
 
@@ -111,7 +113,7 @@ def carry(layer: Any, path: str, affine: Affine, node: Any) -> Affine:
     what = f"{type_name(layer)} '{path}'"
     if isinstance(layer, keras.Model):
         raise CannotFoldError(f"it goes to the model '{path}': a border between models")
-    if type(layer) in AVERAGES + MAXIMA + PADDINGS:
+    if type(layer) in AVERAGES + MAXIMA + PADDINGS + UPSAMPLINGS + CROPPINGS:
         return _through_window(layer, what, affine, node)
     if type(layer) in REARRANGEMENTS:
         return _rearranged(layer, what, affine, tuple(node.input_tensors[0].shape[1:]))
@@ -122,7 +124,10 @@ def _through_window(layer: Any, what: str, affine: Affine, node: Any) -> Affine:
     tensor = node.input_tensors[0]
     if len(node.input_tensors) > 1:
         raise CannotFoldError(f"it goes to {what}, where a mask decides which positions count")
-    axis = 0 if layer.data_format == "channels_first" else len(tensor.shape) - 2
+    if getattr(layer, "interpolation", "nearest") != "nearest":
+        raise CannotFoldError(f"it goes to {what}, whose {layer.interpolation} interpolation is not followed")
+    first = getattr(layer, "data_format", "channels_last") == "channels_first"
+    axis = 0 if first else len(tensor.shape) - 2
     scale, shift = affine.along(axis, tensor.shape[axis + 1], what)
     if type(layer) in MAXIMA and not (scale > 0).all():
         raise CannotFoldError(

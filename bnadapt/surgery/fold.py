@@ -12,6 +12,7 @@ from bnadapt.surgery.copies import copy_layer
 from bnadapt.surgery.fold_plan import FoldPlan
 from bnadapt.surgery.folds import Fold, Folds
 from bnadapt.surgery.graph import Call, calls, models, nodes
+from bnadapt.surgery.insert import SPLIT
 from bnadapt.surgery.kinds import fused_activation, target_of
 from bnadapt.surgery.linear import Weights, holder_of, settings_for
 from bnadapt.surgery.rebuild import Edits, rebuild
@@ -32,7 +33,8 @@ def find_folds(model: keras.Model) -> Folds:
     - forward, into all convolutions, dense and einsum layers that use its result, through dropout, pooling,
       padding, flattening and reshaping (max pooling: where all scales are positive). Where those layers pad
       with zeros, a scale merges, and a shift stays in place of the batch normalization as a ``Rescaling``
-      layer that adds shift / scale, so that zeros are padded to what they were padded to before;
+      layer that adds shift / scale, so that zeros are padded to what they were padded to before; so does one
+      that is so large that the layers behind it would lose digits;
     - left out where it changes no bit of what passes through it.
 
     What stays has a reason in ``staying``. What can fold depends on the weights (the sign of scales, for one):
@@ -54,8 +56,14 @@ def fold_batch_norm(model: keras.Model, folds: Sequence[Fold] | None = None) -> 
     their names, types, activations, settings and flags; one without bias gets one where a shift that is not
     exactly zero arrives. An activation that insertion had split off goes back into its layer, so that folding
     an inserted network gives the layers of the network before. A batch normalization that is an output of the
-    whole network leaves an ``Identity`` of its name, which keeps the output's name. The result is made of
-    Keras' own layers and is not compiled. It is for inference: training it differs from training the argument.
+    whole network leaves a linear ``Activation`` of its name, which keeps the output's name. The result is made
+    of Keras' own layers and is not compiled. It is for inference: training it differs from training the
+    argument.
+
+    Digits: a layer that takes up a large shift computes K x - K mean in float32, which cancels where the mean
+    is many standard deviations from 0. Forward folds keep such a shift as a ``Rescaling`` layer that is added
+    before (``Fold.shift``), where one can be; where a scale is 0 or too small for that, about mean / deviation
+    times 1e-7 of the output's deviation is lost. Backward folds round as the layers before them do.
 
     Args:
         model: a Sequential or Functional network.
@@ -131,9 +139,10 @@ def _replace_batch_norms(plan: FoldPlan, edits: Edits) -> None:
         if key in plan.shifts:
             name = unique_name(re.sub(INSERTED, "", layer.name) + "_shift", taken[call.model_path])
             taken[call.model_path].add(name)
-            remains = [_shift_layer(layer, plan.shifts[key], name)]
+            remains = [_shift_layer(plan.shifts[key], name)]
         elif any(_names_an_output(plan, each) for each in plan.calls[key]):
-            remains = [keras.layers.Identity(name=layer.name, dtype=layer.dtype_policy)]
+            # not Identity, which has no configuration once its data types are given as a policy
+            remains = [keras.layers.Activation("linear", name=layer.name, dtype=layer.dtype_policy)]
         edits.after |= {id(each.node): remains for each in plan.calls[key]}
 
 
@@ -161,7 +170,7 @@ def _split_activations(plan: FoldPlan) -> dict[int, keras.layers.Activation]:
         if (
             passed
             and type(activation) is keras.layers.Activation
-            and re.fullmatch(re.escape(layer.name) + r"_activation(_\d+)?", activation.name)
+            and re.fullmatch(re.escape(layer.name) + re.escape(SPLIT) + r"(_\d+)?", activation.name)
             and all(end is activation for end in ends)
             and len(plan.calls[id(activation)]) == len(ends)
         ):
@@ -182,11 +191,8 @@ def _after_inserted(plan: FoldPlan, node: Any, passed: list[Any]) -> Any:
         passed.append(operation)
 
 
-def _shift_layer(
-    batch_norm: keras.layers.BatchNormalization, shift: np.ndarray, name: str
-) -> keras.layers.Rescaling:
-    kind = keras.backend.result_type(batch_norm.compute_dtype, "float32")
-    return keras.layers.Rescaling(1.0, offset=shift.astype(kind), name=name, dtype=kind)
+def _shift_layer(shift: np.ndarray, name: str) -> keras.layers.Rescaling:
+    return keras.layers.Rescaling(1.0, offset=shift, name=name, dtype=str(shift.dtype))
 
 
 def _assign(layer: keras.Layer, weights: Weights) -> None:

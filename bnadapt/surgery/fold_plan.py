@@ -1,5 +1,6 @@
 """Which batch normalization can be merged into which layers, and the weights that those then have."""
 
+import contextlib
 from typing import Any
 
 import keras
@@ -13,6 +14,9 @@ from bnadapt.surgery.graph import Call, calls, models, nodes
 from bnadapt.surgery.kinds import fused_activation, is_keras_own, target_of, type_name
 from bnadapt.surgery.linear import Weights, holder_of, scaled_before, scaled_behind, weights_of
 from bnadapt.surgery.rebuild import check_rewritable
+
+# Of an output's standard deviation: more than that is not given up by folding a shift forward.
+LOST_AT_MOST = 4e-6
 
 
 class FoldPlan:
@@ -81,12 +85,18 @@ class FoldPlan:
     def forward(self, path: str) -> Fold:
         """Merge batch normalization into all layers that use it, or raise CannotFoldError."""
         batch_norm = self.checked(path)
+        affine = self.affine(batch_norm, self.calls[id(batch_norm)][0].output)
         shift = None
         try:
-            taken = self.absorbed(batch_norm)
+            taken = self.absorbed(batch_norm, affine)
         except CannotFoldError as obstacle:
-            shift = self.remaining_shift(batch_norm, obstacle)
-            taken = self.absorbed(batch_norm, shifted=True)
+            shift = self.remaining_shift(batch_norm, affine, obstacle)
+            taken = self.absorbed(batch_norm, Affine(affine.scale, np.zeros_like(affine.shift)))
+        if shift is None and self.loses_digits(batch_norm, affine):
+            with contextlib.suppress(CannotFoldError):
+                before = self.remaining_shift(batch_norm, affine, CannotFoldError("it would lose digits"))
+                rest = affine.shift - affine.scale * before  # of rounding what is added before
+                taken, shift = self.absorbed(batch_norm, Affine(affine.scale, rest)), before
         self.take(batch_norm, taken)
         if shift is not None:
             self.shifts[id(batch_norm)] = shift
@@ -154,17 +164,24 @@ class FoldPlan:
         """What batch normalization does to a tensor, after the folds so far."""
         return affine_of(batch_norm, self.weights_of(batch_norm), len(tensor.shape))
 
+    def loses_digits(self, batch_norm: keras.layers.BatchNormalization, affine: Affine) -> bool:
+        """Whether the layers behind would cancel large numbers that are subtracted before them now."""
+        weights = self.weights_of(batch_norm)
+        subtracted = np.abs(affine.scale.ravel() * weights["moving_mean"])
+        cancelled = np.minimum(subtracted, np.abs(affine.shift.ravel())).max()
+        deviation = np.abs(weights.get("gamma", np.ones(1))).max()
+        return bool(np.finfo(_kind_of_sums(batch_norm)).eps * cancelled > LOST_AT_MOST * deviation)
+
     def remaining_shift(
-        self, batch_norm: keras.layers.BatchNormalization, obstacle: CannotFoldError
+        self, batch_norm: keras.layers.BatchNormalization, affine: Affine, obstacle: CannotFoldError
     ) -> np.ndarray:
-        """What is to be added before scaling, over one sample; the obstacle again if nothing can be."""
-        affine = self.affine(batch_norm, self.calls[id(batch_norm)][0].output)
+        """What is to be added before scaling, over one sample, as rounded; the obstacle again if nothing can be."""
         if not affine.shift.any():
             raise obstacle
-        kind = keras.backend.result_type(batch_norm.compute_dtype, "float32")
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
             shift = np.where(affine.shift == 0, 0, affine.shift / affine.scale)
-            lost = ~np.isfinite(shift.astype(kind))
+            shift = shift.astype(_kind_of_sums(batch_norm))
+            lost = ~np.isfinite(shift)
         if lost.any():
             raise CannotFoldError(
                 f"{obstacle}, and {int(lost.sum())} of {lost.size} scales are zero or too small to shift before them"
@@ -197,35 +214,27 @@ class FoldPlan:
             node = maker
 
     def absorbed(
-        self, batch_norm: keras.layers.BatchNormalization, *, shifted: bool = False
+        self, batch_norm: keras.layers.BatchNormalization, affine: Affine
     ) -> dict[int, tuple[keras.Layer, Weights]]:
-        """The weights of all layers behind batch normalization that give the same without it.
-
-        With ``shifted`` the shift is done before, and only the scale goes into them.
-        """
+        """The weights of all layers behind batch normalization that take up a scale and a shift of its output."""
         taken = {}
-        for layer, arriving in self.arrivals(batch_norm, shifted).values():
+        for layer, arriving in self.arrivals(batch_norm, affine).values():
             path = self.path(layer)
             total = len(self.calls[id(layer)])
             if total > len(arriving):
                 raise CannotFoldError(f"it goes to {len(arriving)} of {total} calls of '{path}'")
-            node, affine = arriving[0]
-            if not all(affine.equals(other) for _, other in arriving):
+            node, own = arriving[0]
+            if not all(own.equals(other) for _, other in arriving):
                 raise CannotFoldError(f"it arrives at '{path}' in different ways")
-            taken[id(layer)] = (layer, scaled_before(layer, self.weights_of(layer), affine, node))
+            taken[id(layer)] = (layer, scaled_before(layer, self.weights_of(layer), own, node))
         return taken
 
     def arrivals(
-        self, batch_norm: keras.layers.BatchNormalization, shifted: bool
+        self, batch_norm: keras.layers.BatchNormalization, affine: Affine
     ) -> dict[int, tuple[keras.Layer, list[tuple[Any, Affine]]]]:
         """The linear layers that use the output of batch normalization, with the scale and shift of their inputs."""
         found: dict[int, tuple[keras.Layer, list[tuple[Any, Affine]]]] = {}
-        queue = []
-        for call in self.calls[id(batch_norm)]:
-            affine = self.affine(batch_norm, call.output)
-            queue.append(
-                (call.node, Affine(affine.scale, np.zeros_like(affine.shift)) if shifted else affine)
-            )
+        queue = [(call.node, affine) for call in self.calls[id(batch_norm)]]
         while queue:
             maker, affine = queue.pop(0)
             tensor = maker.outputs[0]
@@ -258,6 +267,11 @@ class FoldPlan:
                 raise CannotFoldError(f"the weights of '{self.path(layer)}' would overflow {kind}")
         self.weights |= taken
         self.gone[id(batch_norm)] = self.path(batch_norm)
+
+
+def _kind_of_sums(batch_norm: keras.layers.BatchNormalization) -> str:
+    """The type in which batch normalization adds: at least single precision."""
+    return str(keras.backend.result_type(batch_norm.compute_dtype, "float32"))
 
 
 def _values(node: Any) -> list[Any]:

@@ -17,7 +17,7 @@ class Fold:
             all linear layers that follow it, "identity" where it changes nothing and is left out.
         into: paths of the layers that take it up.
         shift: whether a constant per channel is still added in its place, because the layers behind it pad
-            with zeros: a ``Rescaling`` layer without weights.
+            with zeros, or because they would lose digits: a ``Rescaling`` layer without weights.
     """
 
     batch_norm: str

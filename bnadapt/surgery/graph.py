@@ -1,18 +1,18 @@
 """The walk over a Keras graph, node by node, through nested models.
 
-A node is one call of one layer or operation. Keras keeps nodes in private attributes; every one that
-bnadapt reads is named in this module and checked once, so that a Keras release without them is reported
+A node is one call of one layer or operation. Keras keeps nodes in private attributes; those that the walk
+over graphs reads are named in this module and checked once, so that a Keras release without them is reported
 as such and not as a strange failure somewhere else.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 
-from bnadapt.errors import SurgeryError
+from bnadapt.errors import DataError, SurgeryError
 
 PRIVATE_OF_MODEL = (
     "_nodes_by_depth",
@@ -58,7 +58,7 @@ def calls(model: keras.Model) -> list[Call]:
         for node in nodes(inner, model_path):
             operation = node.operation
             seen = id(operation) in paths
-            path = paths.setdefault(id(operation), _join(model_path, operation.name))
+            path = paths.setdefault(id(operation), join_path(model_path, operation.name))
             if isinstance(operation, keras.Model):
                 if not seen:
                     enter(operation, path)
@@ -90,7 +90,7 @@ def models(model: keras.Model) -> dict[str, keras.Model]:
             if isinstance(node.operation, keras.Model) and all(
                 node.operation is not m for m in found.values()
             ):
-                enter(node.operation, _join(path, node.operation.name))
+                enter(node.operation, join_path(path, node.operation.name))
 
     enter(model, "")
     return found
@@ -125,10 +125,79 @@ def producer(tensor: keras.KerasTensor) -> Any:
 
 
 def bind(model: keras.Model, inputs: Any) -> list[Any]:
-    """What was passed to a model, flat and in the order of its inputs."""
-    if isinstance(inputs, dict) and not isinstance(input_structure(model), dict):
-        return [inputs[tensor.name] for tensor in inputs_of(model)]
-    return keras.tree.flatten(inputs)
+    """What was passed to a model, flat and in the order of its inputs.
+
+    A dictionary is looked up by key: the model's own keys, or the names of its inputs where it is called with
+    something else than a dictionary. Other keys are dropped, as Keras drops them.
+
+    Raises:
+        DataError: a key is missing, or other keys come between those of the model (there Keras takes values
+            by their place among the sorted keys, not by key), or the number of inputs is another one.
+    """
+    structure = input_structure(model)
+    if isinstance(inputs, dict) and not isinstance(structure, dict):
+        names = [tensor.name for tensor in inputs_of(model)]
+        _check_keys(model, names, inputs)
+        return [inputs[name] for name in names]
+    values: dict[int, Any] = {}
+    _pair(model, structure, inputs, values)
+    return [values[id(tensor)] for tensor in inputs_of(model)]
+
+
+def bound(model: keras.Model, inputs: Any) -> Any:
+    """What was passed to a model, in the structure that it was made with; raises DataError where ``bind`` does."""
+    return keras.tree.pack_sequence_as(input_structure(model), bind(model, inputs))
+
+
+def _pair(model: keras.Model, structure: Any, given: Any, values: dict[int, Any]) -> None:
+    """Note for every symbolic input, by its id, what was given for it."""
+    if isinstance(structure, dict) and isinstance(given, dict):
+        _check_keys(model, list(structure), given)
+        first = sorted(given)[: len(structure)]
+        if set(first) != set(structure):
+            raise DataError(
+                f"the model '{model.name}' takes a dictionary with the keys {_listed(structure)}; received "
+                f"{_listed(given)}: Keras would mix the values up, so leave the other keys out"
+            )
+        for key, inner in structure.items():
+            _pair(model, inner, given[key], values)
+        return
+    if (
+        isinstance(structure, list | tuple)
+        and isinstance(given, list | tuple)
+        and len(structure) == len(given)
+    ):
+        for inner, each in zip(structure, given, strict=True):
+            _pair(model, inner, each, values)
+        return
+    wanted, received = keras.tree.flatten(structure), keras.tree.flatten(given)
+    if len(wanted) != len(received):
+        raise DataError(
+            f"the model '{model.name}' takes {_inputs(len(wanted))} ({', '.join(t.name for t in wanted)}); "
+            f"received {_inputs(len(received))}"
+        )
+    if isinstance(structure, dict) and list(structure) != sorted(structure):
+        raise DataError(
+            f"the model '{model.name}' takes a dictionary with the keys {_listed(structure)}; received "
+            f"a {type(given).__name__}: pass a dictionary"
+        )
+    values.update(zip(map(id, wanted), received, strict=True))
+
+
+def _check_keys(model: keras.Model, wanted: Iterable[str], given: Mapping[str, Any]) -> None:
+    if not set(wanted) <= set(given):
+        raise DataError(
+            f"the model '{model.name}' takes a dictionary with the keys {_listed(wanted)}; received "
+            f"{_listed(given)}"
+        )
+
+
+def _listed(keys: Iterable[Any]) -> str:
+    return ", ".join(f"'{key}'" for key in sorted(keys, key=str)) or "none"
+
+
+def _inputs(number: int) -> str:
+    return f"{number} input{'' if number == 1 else 's'}"
 
 
 def replay(model: keras.Model, inputs: Any, call: Callable[..., Any]) -> Any:
@@ -238,5 +307,6 @@ def _check_keras() -> None:
         )
 
 
-def _join(prefix: str, name: str) -> str:
+def join_path(prefix: str, name: str) -> str:
+    """The path of what lies inside something else; at the top the name alone."""
     return f"{prefix}/{name}" if prefix else name

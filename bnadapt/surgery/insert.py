@@ -15,6 +15,8 @@ from bnadapt.surgery.tree import unique_name
 
 Initialization = Literal["identity", "standard"]
 
+SPLIT = "_inserted_activation"  # behind the name of a layer: the activation that was split off it
+
 
 def insert_batch_norm(
     model: keras.Model,
@@ -28,8 +30,8 @@ def insert_batch_norm(
     """Return a new network with a plain ``BatchNormalization`` at every site; the argument is not changed.
 
     A fused activation before which batch normalization goes is split: the layer becomes linear, and
-    "<layer>_activation" with the activation and the activity regularizer follows every call of it. (Where
-    such a call is an output of a model, the name of that output changes with it.) A site with several calls
+    "<layer>_inserted_activation" with the activation and the activity regularizer follows every call of it.
+    (Where such a call is an output of a model, the name of that output changes with it.) A site with several calls
     gets one layer that follows each of them; inside a nested model that is called several times, those calls
     share it (see ``unnest``).
 
@@ -49,6 +51,10 @@ def insert_batch_norm(
     """
     if init not in ("identity", "standard"):
         raise SurgeryError(f"init={init!r}: choose identity or standard")
+    if not 0 < epsilon < 1:
+        raise SurgeryError(f"epsilon={epsilon}: must lie between 0 and 1, such as 1e-5")
+    if init == "identity" and gamma != 1.0:
+        raise SurgeryError(f"gamma={gamma} is used by init='standard' only: the identity has gamma 1")
     edits = Edits()
     inserted: list[keras.layers.BatchNormalization] = []
     by_call = {(call.path, call.index): call for call in calls(model)}
@@ -149,7 +155,7 @@ def _activation_layer(layer: keras.Layer, all_calls: Iterable[Call]) -> keras.la
     names = set().union(*map(layer_names, models.values()))
     return keras.layers.Activation(
         fused_activation(layer),
-        name=unique_name(f"{layer.name}_activation", names),
+        name=unique_name(layer.name + SPLIT, names),
         activity_regularizer=layer.activity_regularizer,
         dtype=layer.dtype_policy,
     )

@@ -47,7 +47,12 @@ def type_name(layer: Any) -> str:
 
 
 def is_normalization(operation: Any) -> bool:
-    """Whether a layer normalizes its input by statistics of it; classes of others count by their name."""
+    """Whether a layer normalizes its input by statistics of it; classes of others count by their name.
+
+    A TimeDistributed counts as what it holds.
+    """
+    if isinstance(operation, layers.TimeDistributed):
+        return is_normalization(operation.layer)
     name = type(operation).__name__
     if isinstance(operation, layers.Normalization | layers.SpectralNormalization):
         return False

@@ -13,6 +13,7 @@ from bnadapt.surgery.graph import (
     graph_of,
     input_structure,
     inputs_of,
+    join_path,
     models,
     nodes,
     outputs_of,
@@ -127,7 +128,7 @@ class _Rebuild:
         for node in nodes(model, path):
             operation = node.operation
             if not self.dropped(operation):
-                stack.append(self.copy_of(operation, _join(path, operation.name)))
+                stack.append(self.copy_of(operation, join_path(path, operation.name)))
             stack += [*self.added(node), *self.split(operation)]
         result = type(model)([*stack, *at_end], name=model.name)
         self.copies[id(model)] = result
@@ -147,8 +148,8 @@ class _Rebuild:
             if self.dropped(operation):
                 result = tensors[id(node.input_tensors[0])]
             else:
-                args, kwargs = self.arguments(node, tensors, _join(path, operation.name))
-                result = self.copy_of(operation, _join(path, operation.name))(*args, **kwargs)
+                args, kwargs = self.arguments(node, tensors, join_path(path, operation.name))
+                result = self.copy_of(operation, join_path(path, operation.name))(*args, **kwargs)
                 self.finish(operation)
             result = self.follow([*self.added(node), *self.split(operation)], result)
             tensors.update(zip(map(id, node.outputs), keras.tree.flatten(result), strict=True))
@@ -240,7 +241,3 @@ class _Rebuild:
                 {id(new): old.trainable for old, new in zip(original.weights, copy.weights, strict=True)}
             )
         set_flags(result, flags, weights)
-
-
-def _join(prefix: str, name: str) -> str:
-    return f"{prefix}/{name}" if prefix else name

@@ -68,7 +68,7 @@ def _inlined(model: keras.Model, given: Any, path: str) -> Any:
         operation = node.operation
         if isinstance(operation, keras.Model):
             inner = f"{path}/{operation.name}" if path else operation.name
-            more = [name for name, value in kwargs.items() if name != "inputs" and value is not None]
+            more = [name for name, value in kwargs.items() if name != "inputs" and _is_given(value)]
             if more or len(args) > 1:
                 raise SurgeryError(
                     f"the model '{inner}' is called with {', '.join(more) or 'several arguments'}: only a "
@@ -79,6 +79,11 @@ def _inlined(model: keras.Model, given: Any, path: str) -> Any:
             result = operation(*args, **kwargs)
         values.update(zip(map(id, node.outputs), keras.tree.flatten(result), strict=True))
     return keras.tree.map_structure(lambda tensor: values[id(tensor)], outputs_of(model))
+
+
+def _is_given(value: Any) -> bool:
+    """Whether an argument holds anything: Keras records dictionaries of masks that hold only None."""
+    return any(each is not None for each in keras.tree.flatten(value))
 
 
 def _across_border(value: Any, reference: keras.KerasTensor, path: str) -> Any:

@@ -92,3 +92,29 @@ def two_norms() -> keras.Model:
 
 def table(count: int = 40, *, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal([1, -3, 0, 20], [1, 2, 0.5, 4], (count, 4)).astype("float32")
+
+
+def two_inputs(structure: str = "list") -> keras.Model:
+    """Two inputs whose order matters, called with a list, or with a dictionary whose keys are not sorted."""
+    keras.utils.set_random_seed(13)
+    first, second = keras.Input((4,), name="z_first"), keras.Input((4,), name="a_second")
+    outputs = layers.Dense(3, name="out")(layers.BatchNormalization(name="bn")(first * 10 + second))
+    inputs = {"z_first": first, "a_second": second} if structure == "dict" else [first, second]
+    return keras.Model(inputs, outputs)
+
+
+def hidden_norm(*, alone: bool = False) -> keras.Model:
+    """Batch normalization inside a TimeDistributed, and one that the graph shows unless it is alone."""
+    keras.utils.set_random_seed(14)
+    inputs = keras.Input((5, 4))
+    x = layers.TimeDistributed(layers.BatchNormalization(name="inner"), name="steps")(inputs)
+    if not alone:
+        x = layers.BatchNormalization(name="seen")(x)
+    return keras.Model(inputs, layers.Dense(3, name="out")(layers.Flatten()(x)))
+
+
+def masked() -> keras.Model:
+    """Batch normalization that sees only the positions that are not zero."""
+    inputs = keras.Input((5, 4))
+    x = layers.BatchNormalization(name="bn")(layers.Masking()(inputs))
+    return keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling1D()(x)))

@@ -10,7 +10,19 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
-from networks import cnn, images, inputs_of_batch_norms, moments_of, residual, scatter
+from networks import (
+    cnn,
+    hidden_norm,
+    images,
+    infer,
+    inputs_of_batch_norms,
+    masked,
+    moments_of,
+    residual,
+    scatter,
+    table,
+    two_inputs,
+)
 
 from bnadapt.errors import DataError, ModelError, SurgeryError
 from bnadapt.normalization.moments import Moments, batch_norm_layers, measure, merge
@@ -324,10 +336,18 @@ def test_nothing_and_nonsense_are_refused():
         measure(MODEL, poisoned)
     with pytest.raises(SurgeryError, match="normalize_with='train': choose moving or batch"):
         measure(MODEL, images(8), normalize_with="train")
-    with pytest.raises(DataError, match="samples=0, batch_size=256: both must be at least 1"):
+    with pytest.raises(DataError, match="samples=0: must be a whole number, at least 1, or None for all"):
         measure(MODEL, images(8), samples=0)
-    with pytest.raises(DataError, match="samples=None, batch_size=0"):
-        measure(MODEL, images(8), batch_size=0)
+    for size in (0, 2.5, "all", True):
+        with pytest.raises(DataError, match=f"batch_size={size!r}: must be a whole number, at least 1"):
+            measure(MODEL, images(8), batch_size=size)
+    for samples in (7.5, "some", -1, True):
+        with pytest.raises(DataError, match=f"samples={samples!r}: must be a whole number"):
+            measure(MODEL, images(8), samples=samples)
+    assert measure(MODEL, images(8), samples="all", batch_size=np.int64(3))["conv_inserted_bn"].samples == 8
+    for wrong in (None, 3, "images"):
+        with pytest.raises(DataError, match=f"images={wrong!r}: pass an array"):
+            measure(MODEL, wrong)
 
 
 def test_layers_are_named_by_path_name_or_pattern():
@@ -353,3 +373,133 @@ def test_measuring_scattered_networks_is_not_measuring_fresh_ones():
         measure(model, IMAGES)["hidden_inserted_bn"].mean, measure(MODEL, IMAGES)["hidden_inserted_bn"].mean
     )
     assert fingerprint(model) == before
+
+
+def test_finite_values_without_a_finite_variance_are_said_to_be_so():
+    with pytest.raises(
+        ModelError, match=r"the input of the batch normalization 'bn' reaches 1e\+25 for some"
+    ):
+        measure(single(), np.array([[1e25] * 4, [-1e25] * 4], "float32"))
+    with pytest.raises(ModelError, match="'bn' is not finite for some images"):
+        measure(single(), np.array([[1e25] * 4, [np.inf] * 4], "float32"))
+
+
+def by_formula(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    return (first.astype("float64") * 10 + second).mean(0)
+
+
+@pytest.mark.parametrize("structure", ["list", "dict"])
+def test_dictionaries_are_looked_up_by_key(structure):
+    model, first, second = two_inputs(structure), table(9), table(9, seed=1)
+    extra = {"zz": np.zeros((9, 1), "float32")}
+    for inputs in (
+        {"z_first": first, "a_second": second},
+        {"a_second": second, "z_first": first} | extra,
+        [{"a_second": second, "z_first": first}],
+    ):
+        np.testing.assert_allclose(measure(model, inputs, batch_size=4)["bn"].mean, by_formula(first, second))
+        if isinstance(inputs, dict):
+            np.testing.assert_allclose(
+                infer(model, inputs), infer(model, {key: inputs[key] for key in ("z_first", "a_second")})
+            )
+    with pytest.raises(
+        DataError, match="takes a dictionary with the keys 'a_second', 'z_first'; received 'b', 'c'"
+    ):
+        measure(model, {"b": first, "c": second})
+    with pytest.raises(DataError, match="keys 'a_second', 'z_first'; received 'z_first'"):
+        measure(model, [{"z_first": first}])
+
+
+def test_keys_that_keras_would_mix_up_are_refused():
+    model, first, second = two_inputs("dict"), table(9), table(9, seed=1)
+    given = {"z_first": first, "b": first, "a_second": second}
+    with pytest.raises(DataError, match="received 'a_second', 'b', 'z_first': Keras would mix the values up"):
+        measure(model, given)
+    with pytest.raises(DataError, match="received a list: pass a dictionary"):
+        measure(model, [first, second])
+
+
+def test_a_wrong_key_for_a_single_input_is_refused():
+    with pytest.raises(
+        DataError, match="takes a dictionary with the keys 'keras_tensor'; received 'picture'"
+    ):
+        measure(MODEL, {"picture": images(8)})
+
+
+def test_several_inputs_come_as_predict_takes_them():
+    model, first, second = two_inputs(), table(9), table(9, seed=1)
+    batches = tf.data.Dataset.from_tensor_slices((first, second)).batch(4)
+    for inputs in (
+        [first, second],
+        (first, second),
+        [[first, second]],
+        [([first, second], np.zeros(9))],
+        [((first[:5], second[:5]),), ((first[5:], second[5:]),)],
+        batches.map(lambda a, b: ((a, b),)),
+    ):
+        found = measure(model, inputs, batch_size=4)["bn"]
+        np.testing.assert_allclose(found.mean, by_formula(first, second), rtol=1e-5)
+        assert found.samples == 9
+    with pytest.raises(
+        DataError, match=r"takes 2 inputs, and of a batch that is a tuple only the first part"
+    ):
+        measure(model, batches)
+    with pytest.raises(DataError, match=r"takes 2 inputs \(z_first, a_second\); received 1 input$"):
+        measure(model, first)
+    with pytest.raises(DataError, match=r"takes 1 input \(.*\); received 2 inputs"):
+        measure(MODEL, [[images(8), images(8)]])
+
+
+@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize("structure", ["list", "dict"])
+def test_inputs_of_unequal_length_are_refused(structure, batched):
+    given = {"z_first": table(9), "a_second": table(8)}
+    with pytest.raises(DataError, match=r"the same number of rows; received: .*'z_first' 9"):
+        measure(two_inputs(structure), [given] if batched else given)
+
+
+def test_single_images_are_no_batches():
+    for unbatched in (
+        list(images(3)),
+        tf.data.Dataset.from_tensor_slices((images(3), np.zeros(3))),
+        images(1)[0],
+    ):
+        with pytest.raises(
+            DataError,
+            match=r"takes batches of shape \(any, 8, 8, 2\), received one of shape \(8, 8, 2\): single",
+        ):
+            measure(MODEL, unbatched)
+    with pytest.raises(DataError, match=r"received one of shape \(3, 8, 8, 3\)$"):
+        measure(MODEL, np.zeros((3, 8, 8, 3), "float32"))
+    grey = keras.Sequential(
+        [keras.Input((8, 8, 1)), layers.GlobalAveragePooling2D(), layers.BatchNormalization()]
+    )
+    assert measure(grey, np.zeros((3, 8, 8), "float32"))
+    with pytest.raises(DataError, match=r"received one of shape \(8, 8, 1\): single images"):
+        measure(grey, list(np.zeros((3, 8, 8, 1), "float32")))
+
+
+def test_masked_positions_alone_are_no_data():
+    values = np.zeros((3, 5, 4), "float32")
+    with pytest.raises(DataError, match="the batch normalization 'bn' received masked positions only"):
+        measure(masked(), values)
+    values[0, 0] = 2
+    assert measure(masked(), values)["bn"].count == 1
+
+
+def test_an_empty_or_senseless_choice_of_layers_is_refused():
+    for wrong in ([], (), 3, [None]):
+        with pytest.raises(SurgeryError, match=r"layers=.*: name at least one batch normalization layer"):
+            measure(MODEL, images(8), layers=wrong)
+
+
+def test_batch_normalization_that_is_not_opened_is_named():
+    with pytest.raises(
+        SurgeryError, match="can be reached: 'steps/inner' is inside a TimeDistributed, which is not opened"
+    ):
+        batch_norm_layers(hidden_norm(alone=True))
+    assert list(batch_norm_layers(hidden_norm())) == ["seen"]
+    with pytest.raises(
+        SurgeryError, match=r"'inner' matches .* there are: seen; 'steps/inner' is inside a Time"
+    ):
+        batch_norm_layers(hidden_norm(), "inner")

@@ -7,6 +7,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers, ops
 from networks import cnn, images, plain_cnn, residual, scatter
 
@@ -200,14 +201,20 @@ def test_another_base_is_refused_with_the_weights_that_differ(made):
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "where"),
     [
-        lambda model: setattr(model.get_layer("conv2"), "activation", keras.activations.sigmoid),
-        lambda model: setattr(model.get_layer("conv2"), "padding", "same"),
-        lambda model: setattr(model.get_layer("flatten_x"), "dtype_policy", keras.DTypePolicy("float16")),
+        (
+            lambda model: setattr(model.get_layer("conv2"), "activation", keras.activations.sigmoid),
+            "Conv2D conv2",
+        ),
+        (lambda model: setattr(model.get_layer("conv2"), "padding", "same"), "Conv2D conv2"),
+        (
+            lambda model: setattr(model.get_layer("flatten_x"), "dtype_policy", keras.DTypePolicy("float16")),
+            "Flatten",
+        ),
     ],
 )
-def test_a_base_with_the_same_weights_and_other_settings_is_refused(made, change):
+def test_a_base_with_the_same_weights_and_other_settings_is_refused(made, change, where):
     path, base, _ = made
     other = rebuild(base)
     flat = next(layer for layer in other.layers if isinstance(layer, layers.Flatten))
@@ -215,9 +222,40 @@ def test_a_base_with_the_same_weights_and_other_settings_is_refused(made, change
     apply_patch(other, path)
     change(other)
     with pytest.raises(
-        SurgeryError, match="the weights are the same, but the layers or their settings are not"
+        SurgeryError,
+        match="the weights are the same, but the layers or their settings are not: line [0-9]+ of [0-9]+, here "
+        f"'{where} .*', was another$",
     ):
         apply_patch(other, path)
+
+
+def test_keras_versions_are_named_where_they_differ(made, tmp_path):
+    path, base, _ = made
+    header, weights = read_patch(path, 1 << 20)
+    other = rebuild(base)
+    other.get_layer("conv2").padding = "same"
+    write_patch(tmp_path / "b.patch", {**header, "keras": "3.0.0"}, weights)
+    apply_patch(base, tmp_path / "b.patch")
+    with pytest.raises(
+        SurgeryError, match=rf"\(it was made with Keras 3\.0\.0, this is {keras.__version__}\)$"
+    ):
+        apply_patch(other, tmp_path / "b.patch")
+
+
+@pytest.mark.parametrize("kind", [np.array, np.float32, tf.constant])
+def test_a_base_with_another_constant_is_refused(tmp_path, kind):
+    def base(factor: float) -> keras.Model:
+        keras.utils.set_random_seed(1)
+        i = keras.Input((4,))
+        x = layers.Dense(4, activation="relu", name="d")(ops.multiply(i, kind(factor)))
+        return keras.Model(i, layers.Dense(2, name="out")(x))
+
+    save_patch(tmp_path / "a.patch", base(2.0), inserted(base(2.0)))
+    apply_patch(base(2.0), tmp_path / "a.patch")
+    with pytest.raises(SurgeryError, match=r"settings are not: line 2 of 5, here 'Multiply .*', was another"):
+        apply_patch(base(3.0), tmp_path / "a.patch")
+    with pytest.raises(SurgeryError, match="head replaced: 'Multiply"):
+        save_patch(tmp_path / "b.patch", base(3.0), inserted(base(2.0)))
 
 
 def with_digest(rest: bytes) -> bytes:
@@ -305,13 +343,24 @@ def test_contents_that_do_not_fit_the_network_are_refused(made, tmp_path, change
     assert fingerprint(base) == before
 
 
-@pytest.mark.parametrize("key", ["head", "sites", "settings", "base", "structure", "keras"])
+@pytest.mark.parametrize("key", ["head", "sites", "settings", "base", "structure", "lines", "keras"])
 def test_a_header_that_lacks_something_is_refused(made, tmp_path, key):
     path, base, _ = made
     header, weights = read_patch(path, 1 << 20)
     write_patch(tmp_path / "b.patch", {**header, key: 3}, weights)
     with pytest.raises(ModelError, match=f"is damaged: its header has no '{key}' as patches have"):
         apply_patch(base, tmp_path / "b.patch")
+
+
+def test_a_folder_that_is_not_there_is_named(made, tmp_path):
+    _, base, adapted = made
+    path = tmp_path / "missing" / "a.patch"
+    with pytest.raises(ModelError) as raised:
+        save_patch(path, base, adapted)
+    assert str(raised.value) == (
+        f"the patch {path} cannot be written: the folder '{path.parent}' does not exist, make it"
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failed_write_leaves_the_old_patch_and_no_draft(made, tmp_path, monkeypatch):

@@ -6,9 +6,9 @@ import pytest
 from keras import layers
 from networks import cnn, images, residual, two_norms
 
-from bnadapt.errors import SurgeryError
+from bnadapt.errors import ModelError, SurgeryError
 from bnadapt.normalization.proof import fingerprint
-from bnadapt.normalization.snapshot import Snapshot, restore
+from bnadapt.normalization.snapshot import Snapshot, replace, restore
 from bnadapt.normalization.statistics import calibrate, reestimate
 
 
@@ -75,4 +75,25 @@ def test_another_network_is_refused_and_stays():
         restore(wide, Snapshot(kept))
     with pytest.raises(SurgeryError, match=r"bn1/gamma float32 \(3,\), here float32 \(4,\)"):
         restore(model, Snapshot(kept | {"bn2": {"gamma": np.zeros(4, "float32")}}))
+    assert fingerprint(model) == before
+
+
+def test_only_snapshots_are_put_back():
+    for wrong in (None, {}, 3):
+        with pytest.raises(
+            SurgeryError, match=rf"snapshot={wrong!r}: pass what calibrate or reestimate returned"
+        ):
+            restore(residual(), wrong)
+
+
+def test_what_is_no_number_is_told_from_what_is_too_large():
+    model = residual()
+    before = fingerprint(model)
+    norms = {"bn1": model.get_layer("bn1")}
+    with pytest.raises(ModelError, match=r"the new beta .* 'bn1' is not finite in 1 of 4 channels \(nan\)"):
+        replace(norms, {"bn1": {"gamma": np.ones(4), "beta": np.array([0, 0, np.nan, 1])}})
+    with pytest.raises(
+        ModelError, match=r"the new beta .* reaches 1e\+300, which its type float32 cannot hold"
+    ):
+        replace(norms, {"bn1": {"beta": np.array([0, 0, 1e300, 1])}})
     assert fingerprint(model) == before

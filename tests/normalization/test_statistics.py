@@ -1,19 +1,24 @@
 """Calibration keeps the function; re-estimation gives the population's statistics."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
 from keras import layers
 from networks import (
     cnn,
+    hidden_norm,
     images,
     infer,
     inputs_of_batch_norms,
+    masked,
     moments_of,
     plain_cnn,
     residual,
     scatter,
     table,
+    two_inputs,
     two_norms,
 )
 
@@ -326,8 +331,8 @@ def test_in_turn_reads_the_images_once_per_pass():
 
 def test_arguments_out_of_range_are_refused():
     model = residual()
-    for prior in (-1, float("nan"), float("inf")):
-        with pytest.raises(SurgeryError, match=f"prior={prior}: must be a number of samples"):
+    for prior in ("a", None, -1, float("nan"), float("inf")):
+        with pytest.raises(SurgeryError, match=f"prior={prior!r}: must be a number of samples"):
             reestimate(model, images(4), prior=prior)
     with pytest.raises(SurgeryError, match="parts='gamma': choose both, mean, variance"):
         reestimate(model, images(4), parts="gamma")
@@ -383,3 +388,52 @@ def test_the_budget_of_samples_is_kept():
     calibrate(other, images(100)[:30])
     for one, two in zip(batch_norm_layers(model).values(), batch_norm_layers(other).values(), strict=True):
         np.testing.assert_allclose(weights_of(one), weights_of(two), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("change", [calibrate, reestimate])
+def test_what_is_not_opened_is_named_once(change):
+    data = np.random.default_rng(0).normal(size=(6, 5, 4)).astype("float32")
+    with pytest.warns(
+        UserWarning, match="left as it is: 'steps/inner' is inside a TimeDistributed"
+    ) as caught:
+        assert list(change(hidden_norm(), data)) == ["seen"]
+    assert sum("steps/inner" in str(each.message) for each in caught) == 1
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        change(hidden_norm(), data, layers="seen")
+    with pytest.raises(SurgeryError, match="'steps/inner' is inside a TimeDistributed, which is not opened"):
+        change(hidden_norm(alone=True), data)
+
+
+@pytest.mark.parametrize("change", [calibrate, reestimate])
+def test_nothing_to_change_or_to_measure_changes_nothing(change):
+    model = masked()
+    before = fingerprint(model)
+    with pytest.raises(DataError, match="'bn' received masked positions only"):
+        change(model, np.zeros((3, 5, 4), "float32"))
+    with pytest.raises(SurgeryError, match=r"layers=\[\]: name at least one"):
+        change(model, np.ones((3, 5, 4), "float32"), layers=[])
+    with pytest.raises(DataError, match="images=None: pass an array"):
+        change(model, None)
+    assert fingerprint(model) == before
+
+
+@pytest.mark.parametrize("change", [calibrate, reestimate])
+def test_inputs_and_samples_have_one_meaning_everywhere(change):
+    first, second = table(9), table(9, seed=1)
+    results = []
+    for structure, given in (
+        ("list", [first, second]),
+        ("list", (first, second)),
+        ("dict", {"z_first": first, "a_second": second}),
+    ):
+        model = two_inputs(structure)
+        change(model, given, samples="all", batch_size=9)
+        results.append(weights_of(model.get_layer("bn"))[2])
+    for found in results:
+        np.testing.assert_allclose(found, (first * 10.0 + second).mean(0), rtol=1e-5)
+    with pytest.raises(DataError, match=r"samples=7\.5: must be a whole number, at least 1, or None for all"):
+        change(two_inputs(), [first, second], samples=7.5)
+    with pytest.raises(DataError, match="keys 'a_second', 'z_first'; received 'b_img', 'c_aux'"):
+        change(two_inputs("dict"), {"b_img": first, "c_aux": second})

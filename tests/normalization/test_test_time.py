@@ -3,8 +3,9 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
-from networks import cnn, images, infer, plain_cnn, residual, scatter
+from networks import cnn, hidden_norm, images, infer, plain_cnn, residual, scatter, table, two_inputs
 from sklearn.datasets import load_digits
 
 from bnadapt.errors import DataError, ModelError, SurgeryError
@@ -95,14 +96,15 @@ def test_the_first_step_follows_the_finite_differences_of_the_entropy():
             weight.assign(start)
             slopes[f"{name}/{weight.name}"] = found
     adapt = TestTimeAdaptation(model, learning_rate=1e-3, **LENIENT)
-    _, loss, used, gradients = adapt._run(data, by_batch=True, gradients=True)
+    _, loss, used, gradients, finite = adapt._run(data, by_batch=True, gradients=True)
+    assert finite
     assert abs(float(loss) - mean_entropy(in_training(model, data))) < 1e-12
     assert int(used) == 24
     for expected, gradient in zip(slopes.values(), gradients, strict=True):
         np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-9)
     single = residual()
     single.set_weights(model.get_weights())
-    *_, rounded = TestTimeAdaptation(single, **LENIENT)._run(images(24), by_batch=True, gradients=True)
+    *_, rounded, _ = TestTimeAdaptation(single, **LENIENT)._run(images(24), by_batch=True, gradients=True)
     for expected, gradient in zip(slopes.values(), rounded, strict=True):
         np.testing.assert_allclose(gradient, expected, rtol=1e-2, atol=1e-4 * np.abs(expected).max())
     starts = {path: keras.ops.convert_to_numpy(model.get_layer(path.split("/")[0]).gamma) for path in slopes}
@@ -159,7 +161,7 @@ def test_unsure_samples_are_left_out():
     each = np.asarray(entropy(in_training(model, data)))
     border = float(np.median(each)) / np.log(3)
     adapt = TestTimeAdaptation(model, unsure=border, collapsed_entropy=0, fewest_classes=0)
-    _, loss, used, _ = adapt._run(data, by_batch=True, gradients=True)
+    _, loss, used, *_ = adapt._run(data, by_batch=True, gradients=True)
     assert int(used) == 20
     np.testing.assert_allclose(loss, np.sort(each)[:20].mean(), rtol=1e-4)
     adapt(data)
@@ -273,14 +275,14 @@ def test_probabilities_and_logits_adapt_alike():
     for _ in range(3):
         first, second = one(data), two(data)
         np.testing.assert_allclose(keras.ops.softmax(first), second, rtol=1e-3, atol=1e-5)
-    with pytest.raises(ModelError, match="pass from_logits=False"):
-        TestTimeAdaptation(chances)(data)
+    with pytest.raises(ModelError, match=r"ends in the activation softmax, .* pass from_logits=False"):
+        TestTimeAdaptation(chances)
 
 
 def test_what_cannot_be_adapted_is_refused():
     with pytest.raises(SurgeryError, match="has no batch normalization"):
         TestTimeAdaptation(plain_cnn())
-    with pytest.raises(SurgeryError, match="learning_rate=-1: must be 0 or more"):
+    with pytest.raises(SurgeryError, match="learning_rate=-1: must be a number, 0 or more"):
         TestTimeAdaptation(cnn(), learning_rate=-1)
     with pytest.raises(SurgeryError, match="unsure=40: must be a share from 0 to 1"):
         TestTimeAdaptation(cnn(), unsure=40)
@@ -325,3 +327,115 @@ def test_it_recovers_digits_of_another_contrast():
     assert adapt.steps_made == 10
     adapt.reset()
     assert fingerprint(model) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("steps", 1.5, "a whole number, 0 or more"),
+        ("steps", "1", "a whole number, 0 or more"),
+        ("smallest_batch", 2.5, "a whole number, 0 or more"),
+        ("learning_rate", "a", "a number, 0 or more"),
+        ("learning_rate", float("nan"), "a number, 0 or more"),
+        ("prior", None, "a number, 0 or more"),
+        ("prior", float("inf"), "a number, 0 or more"),
+        ("unsure", "b", "a share from 0 to 1"),
+        ("unsure", 1.5, "a share from 0 to 1"),
+    ],
+)
+def test_arguments_of_the_wrong_kind_are_refused(name, value, wanted):
+    with pytest.raises(SurgeryError, match=f"{name}={value!r}: must be {wanted}$"):
+        TestTimeAdaptation(residual(), **{name: value})
+
+
+def test_it_takes_one_batch_and_no_data_set():
+    adapt = TestTimeAdaptation(residual())
+    data = tf.data.Dataset.from_tensor_slices(images(20)).batch(20)
+    for wrong in (data, iter(data), None):
+        with pytest.raises(
+            DataError, match="adaptation takes one batch at a time, as in `for batch in dataset"
+        ):
+            adapt(wrong)
+    with pytest.raises(DataError, match=r"received one of shape \(8, 8, 2\): single images, not batched\?"):
+        adapt(images(1)[0])
+    assert adapt.batches == 0
+    np.testing.assert_array_equal(
+        TestTimeAdaptation(residual())((images(20), np.zeros(20))), TestTimeAdaptation(residual())(images(20))
+    )
+
+
+@pytest.mark.parametrize("structure", ["list", "dict"])
+def test_several_inputs_as_predict_takes_them(structure):
+    first, second = table(20), table(20, seed=1)
+    by_key = {"z_first": first, "a_second": second}
+    forms = (
+        [by_key, [by_key][0] | {"zz": first}]
+        if structure == "dict"
+        else [by_key, [first, second], (first, second)]
+    )
+    expected = in_training(two_inputs(), [first, second])
+    for form in forms:
+        outputs = TestTimeAdaptation(two_inputs(structure), steps=0)(form)
+        np.testing.assert_allclose(outputs, expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(DataError, match=r"the same number of rows; received: .*'z_first' 20"):
+        TestTimeAdaptation(two_inputs(structure))({"z_first": first, "a_second": second[:19]})
+    with pytest.raises(DataError, match="keys 'a_second', 'z_first'; received 'b', 'c'"):
+        TestTimeAdaptation(two_inputs(structure))({"b": first, "c": second})
+
+
+def test_normalization_that_is_not_opened_is_named():
+    with pytest.warns(UserWarning, match="left as it is: 'steps/inner' is inside a TimeDistributed"):
+        TestTimeAdaptation(hidden_norm())
+
+
+def headed(*last) -> keras.Model:
+    inputs = keras.Input((4,))
+    x = layers.BatchNormalization()(inputs)
+    for layer in last:
+        x = layer(x)
+    return keras.Model(inputs, x)
+
+
+@pytest.mark.parametrize(
+    ("last", "name"),
+    [
+        ([layers.Dense(1, activation="sigmoid")], "sigmoid"),
+        ([layers.Dense(3, activation="softmax")], "softmax"),
+        (
+            [layers.Dense(3), layers.Activation("softmax"), layers.Activation("linear", dtype="float64")],
+            "softmax",
+        ),
+        ([layers.Dense(3), layers.Softmax(), layers.Identity()], "softmax"),
+        ([layers.Dense(3), keras.ops.softmax], "softmax"),
+        ([layers.Dense(1), keras.ops.sigmoid, layers.Reshape((1,))], "sigmoid"),
+        (
+            [keras.Sequential([keras.Input((4,)), layers.Dense(1, activation="hard_sigmoid")])],
+            "hard_?sigmoid",
+        ),
+    ],
+)
+def test_heads_that_give_probabilities_are_seen_in_the_graph(last, name):
+    model = headed(*last)
+    with pytest.raises(
+        ModelError, match=f"ends in the activation {name}, whose outputs are probabilities and no"
+    ):
+        TestTimeAdaptation(model)
+    outputs = TestTimeAdaptation(model, from_logits=False, **LENIENT)(table(20))
+    assert outputs.shape[0] == 20
+
+
+def test_several_sigmoids_are_no_distribution():
+    for from_logits in (True, False):
+        with pytest.raises(
+            ModelError, match="ends in the activation sigmoid with 3 outputs, which are no distrib"
+        ):
+            TestTimeAdaptation(headed(layers.Dense(3, activation="sigmoid")), from_logits=from_logits)
+
+
+def test_an_activation_before_the_head_does_not_matter():
+    for last in (
+        [layers.Softmax(), layers.Dense(3)],
+        [layers.Dense(3, activation="tanh")],
+        [layers.Dense(3)],
+    ):
+        TestTimeAdaptation(headed(*last))

@@ -33,6 +33,16 @@ def batch_norms(model):
     ]
 
 
+def kept(model, tmp_path=None):
+    """The model again: from its configuration and its weights, or from a file in the folder."""
+    if tmp_path is not None:
+        model.save(tmp_path / "model.keras")
+        return keras.saving.load_model(tmp_path / "model.keras")
+    copy = type(model).from_config(model.get_config())
+    copy.set_weights(model.get_weights())
+    return copy
+
+
 def apart(first, second, inputs):
     """The largest difference of outputs, relative to the largest output."""
     largest = 0.0

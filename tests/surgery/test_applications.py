@@ -136,7 +136,7 @@ def check_insertion(model, sites, images, expected, before, elsewhere):
     after = hashes(result)
     assert {path: value for path, value in after.items() if path.split("/")[-2] not in inserted} == before
     assert len(after) == len(before) + 4 * len(sites)
-    split = {f"{site.layer}_activation" for site in sites}
+    split = {f"{site.layer}_inserted_activation" for site in sites}
     assert [each.name for each in result.layers if each.name not in inserted | split - set(names)] == names
     assert (result.name, type(result)) == (model.name, type(model))
     assert [tensor.name for tensor in result.inputs] == [tensor.name for tensor in model.inputs]

@@ -4,11 +4,12 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from networks_to_fold import apart, batch_norms, double, scattered
+from networks_to_fold import apart, batch_norms, double, kept, scattered
 from zoo import outputs, pixels, same
 
 from bnadapt.surgery.fold import Fold, find_folds, fold_batch_norm
 from bnadapt.surgery.graph import layer_paths
+from bnadapt.surgery.rebuild import rebuild
 
 LINEAR = {
     "conv1d": ((9, 3), lambda b: layers.Conv1D(4, 3, use_bias=b, name="linear"), -1),
@@ -278,16 +279,32 @@ def test_what_changes_no_bit_leaves_every_bit():
     assert np.all(after[:, 2] != before[:, 2])
 
 
-def test_an_output_keeps_its_name():
+def test_an_output_keeps_its_name(tmp_path):
     i = keras.Input((4,), name="i")
     x = layers.BatchNormalization(name="score")(layers.Dense(3, name="d")(i))
     y = layers.BatchNormalization(name="aux")(layers.Dense(2, name="e")(i))
     model = scattered(keras.Model(i, {"score": x, "aux": y}))
     folded = fold_batch_norm(model)
     assert folded.output_names == model.output_names
-    assert type(folded.get_layer("score")) is layers.Identity
+    assert type(folded.get_layer("score")) is layers.Activation
+    assert folded.get_layer("score").activation is keras.activations.linear
     assert set(folded.output) == {"score", "aux"}
     assert apart(model, folded, pixels(4)) < 1e-6
+    for again in (kept(folded), kept(folded, tmp_path), rebuild(folded), fold_batch_norm(folded)):
+        assert again.output_names == model.output_names
+        assert same(outputs(again, pixels(4)), outputs(folded, pixels(4)))
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16", "float64"])
+def test_a_network_that_ends_in_batch_normalization_can_be_stored(tmp_path, policy):
+    end = layers.BatchNormalization(dtype=policy, name="end")
+    model = scattered(keras.Sequential([keras.Input((6,)), layers.Dense(4, dtype=policy, name="d"), end]))
+    folded = fold_batch_norm(model)
+    assert batch_norms(folded) == []
+    for again in (kept(folded), kept(folded, tmp_path), keras.models.clone_model(folded)):
+        again.set_weights(folded.get_weights())
+        assert again.get_layer("end").dtype_policy == end.dtype_policy
+        assert same(outputs(again, pixels(6)), outputs(folded, pixels(6)))
 
 
 def test_flags_and_settings_stay():

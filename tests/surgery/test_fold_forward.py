@@ -200,6 +200,12 @@ WAYS = {
     "permute": ((4, 3, 2), lambda: [layers.Permute((3, 1, 2)), layers.Flatten()]),
     "reshape": ((4, 3, 2), lambda: [layers.Reshape((12, 2))]),
     "reshape_back": ((4, 3, 2), lambda: [layers.Flatten(), layers.Reshape((-1, 3, 2))]),
+    "larger1d": ((4, 3), lambda: [layers.UpSampling1D(2)]),
+    "larger": ((4, 3, 2), lambda: [layers.UpSampling2D((2, 3))]),
+    "larger3d": ((2, 3, 4, 2), lambda: [layers.UpSampling3D(2)]),
+    "cropped1d": ((6, 3), lambda: [layers.Cropping1D((1, 2))]),
+    "cropped": ((6, 5, 3), lambda: [layers.Cropping2D(((1, 0), (2, 1)))]),
+    "cropped3d": ((4, 4, 4, 2), lambda: [layers.Cropping3D(1)]),
     "flatten_pooled": ((4, 4, 2), lambda: [layers.AveragePooling2D(2), layers.Dropout(0.1), layers.Flatten()]),
 }  # fmt: skip
 
@@ -213,6 +219,60 @@ def test_through_layers_that_let_scale_and_shift_pass(kind):
     folded = fold_batch_norm(model)
     assert len(list(layer_paths(folded))) == len(list(layer_paths(model))) - 1
     assert apart(model, folded, pixels(*shape)) < 1e-12
+
+
+@pytest.mark.parametrize("kind", [layers.UpSampling2D, layers.Cropping2D])
+def test_sizes_that_change_over_channels_first(kind):
+    """As many channels as rows, so that a mistaken axis would not be noticed by its size."""
+    with double():
+        change = (
+            kind(1, data_format="channels_first") if kind is layers.Cropping2D else kind(2, "channels_first")
+        )
+        model = network((4, 4, 4), change, layers.Permute((2, 3, 1)), layers.Dense(3, name="linear"), axis=1)
+    assert list(find_folds(model)) == [Fold("bn", "forward", ("linear",))]
+    assert apart(model, fold_batch_norm(model), pixels(4, 4, 4)) < 1e-12
+
+
+@pytest.mark.parametrize("ratio", [1e2, 1e4])
+@pytest.mark.parametrize("linear", [lambda: layers.Dense(4), lambda: layers.Conv2D(4, 1)])
+def test_a_mean_far_from_zero_is_subtracted_before(ratio, linear):
+    """Against float64: folded in one piece, up to 4e-3 of the output's deviation is lost at a ratio of 1e4."""
+    keras.utils.set_random_seed(2)
+    i = keras.Input((5, 5, 16))
+    bn = layers.BatchNormalization(name="bn")
+    model = keras.Model(i, linear()(bn(layers.Identity()(i))))
+    bn.moving_mean.assign(np.full(16, ratio))
+    bn.gamma.assign(np.linspace(0.5, 1.5, 16))
+    bn.beta.assign(np.linspace(-1, 1, 16))
+    folds = find_folds(model)
+    assert [fold.shift for fold in folds] == [True]
+    folded = fold_batch_norm(model, folds)
+    x = (ratio + np.random.default_rng(0).normal(0, 1, (8, 5, 5, 16))).astype("float32")
+    kernel, bias = (each.numpy().astype("float64") for each in model.layers[-1].weights)
+    gamma, beta, mean, variance = (each.numpy().astype("float64") for each in bn.weights)
+    wanted = ((x - mean) * gamma / np.sqrt(variance + bn.epsilon) + beta) @ kernel.reshape(16, 4) + bias
+    lost = np.abs(folded(x).numpy() - wanted).max() / wanted.std()
+    assert lost < 2e-6
+    assert folded.count_params() == model.count_params() - bn.count_params()
+
+
+def test_no_shift_stays_where_no_digits_are_lost():
+    """A mean of a few deviations; a large mean that beta gives back; a large mean in float64."""
+    with double():
+        exact = network((5,), layers.Dense(3, name="linear"))
+    single = network((5,), layers.Dense(3, name="linear"))
+    for model, mean, beta in ((exact, 1e4, 0), (single, 8, 0), (single, 0, 1e3)):
+        bn = model.get_layer("bn")
+        bn.set_weights([np.ones(5), np.full(5, beta), np.full(5, mean), np.full(5, 0.9)])
+        assert list(find_folds(model)) == [Fold("bn", "forward", ("linear",))]
+    bn.set_weights([np.ones(5), np.full(5, 1e4), np.full(5, 1e4), np.full(5, 0.9)])
+    assert list(find_folds(single)) == [Fold("bn", "forward", ("linear",))]
+
+
+def test_digits_are_lost_where_a_dead_scale_forbids_a_shift_before_it():
+    model = network((2,), layers.Dense(3, name="linear"))
+    model.get_layer("bn").set_weights([np.array([1, 0]), np.ones(2), np.array([1e4, 1]), np.ones(2)])
+    assert list(find_folds(model)) == [Fold("bn", "forward", ("linear",))]
 
 
 def test_through_average_pooling_in_three_dimensions():

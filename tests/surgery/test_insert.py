@@ -116,7 +116,11 @@ def test_the_result_trains(name):
 def test_batch_normalization_stands_between_the_linear_part_and_its_activation():
     model = ZOO["sequential"]().model
     result = insert_batch_norm(model, find_sites(model, include="conv"))
-    assert [layer.name for layer in result.layers][:3] == ["conv", "conv_inserted_bn", "conv_activation"]
+    assert [layer.name for layer in result.layers][:3] == [
+        "conv",
+        "conv_inserted_bn",
+        "conv_inserted_activation",
+    ]
     assert result.layers[0].activation is keras.activations.linear
     assert result.layers[2].activation is keras.activations.relu
     after = insert_batch_norm(model, find_sites(model, "after_activation", include="conv"))
@@ -231,12 +235,12 @@ def test_inputs_keep_their_names_and_precision_before_batch_normalization(name):
 def test_an_activation_layer_takes_a_name_that_is_free_in_all_models_of_a_shared_layer():
     shared = layers.Dense(4, activation="relu", name="shared")
     j = keras.Input((4,))
-    inner = keras.Model(j, layers.ReLU(name="shared_activation")(shared(j)), name="inner")
+    inner = keras.Model(j, layers.ReLU(name="shared_inserted_activation")(shared(j)), name="inner")
     i = keras.Input((4,))
     model = keras.Model(i, layers.Dense(2)(inner(shared(i))))
     result = insert_batch_norm(model, find_sites(model))
     assert same(outputs(result, pixels(4)), outputs(model, pixels(4)))
-    assert "shared_activation_1" in {call.operation.name for call in calls(result)}
+    assert "shared_inserted_activation_1" in {call.operation.name for call in calls(result)}
 
 
 def test_the_activity_regularizer_moves_with_the_activation():
@@ -376,3 +380,13 @@ def test_a_real_network_keeps_its_bytes():
     assert same(outputs(result, images), outputs(model, images))
     kept = {path: value for path, value in fingerprint(result).items() if "_inserted_bn/" not in path}
     assert kept == fingerprint(model)
+
+
+def test_arguments_that_mean_nothing_are_refused():
+    each = ZOO["sequential"]()
+    sites = find_sites(each.model)
+    for epsilon in (0, 1, -1e-3):
+        with pytest.raises(SurgeryError, match=f"epsilon={epsilon}: must lie between 0 and 1"):
+            insert_batch_norm(each.model, sites, epsilon=epsilon)
+    with pytest.raises(SurgeryError, match="gamma=0.1 is used by init='standard' only"):
+        insert_batch_norm(each.model, sites, gamma=0.1)

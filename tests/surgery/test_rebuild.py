@@ -6,7 +6,8 @@ import pytest
 from keras import layers
 from zoo import ZOO, outputs, pixels, same
 
-from bnadapt.errors import SurgeryError
+from bnadapt.errors import DataError, SurgeryError
+from bnadapt.normalization.moments import measure
 from bnadapt.normalization.proof import fingerprint
 from bnadapt.surgery.graph import calls, layer_paths, models, nodes, replay
 from bnadapt.surgery.rebuild import Edits, check_rewritable, rebuild, without_recorded_training
@@ -297,3 +298,48 @@ def test_layers_of_the_copy_belong_to_its_own_graph():
     part = keras.Model(copy.inputs, copy.get_layer("stem_relu").output)
     original = keras.Model(each.model.inputs, each.model.get_layer("stem_relu").output)
     assert same(outputs(part, each.inputs), outputs(original, each.inputs))
+
+
+def compute(call, *args, **kwargs):
+    return call.operation(*args, **kwargs)
+
+
+def test_replay_takes_inputs_by_key():
+    inputs = {name: keras.Input((2,), name=name) for name in ("z_img", "a_aux")}
+    model = keras.Model(inputs, layers.Subtract(name="minus")([inputs["z_img"], inputs["a_aux"]]))
+    given = {"a_aux": np.ones((1, 2)), "z_img": np.full((1, 2), 5.0)}
+
+    for extra in ({}, {"zz": np.zeros((1, 2))}):
+        np.testing.assert_array_equal(replay(model, given | extra, compute), [[4, 4]])
+    with pytest.raises(DataError, match=r"keys 'a_aux', 'z_img'; received 'a_aux'$"):
+        replay(model, {"a_aux": given["a_aux"]}, compute)
+    with pytest.raises(DataError, match=r"takes 2 inputs \(a_aux, z_img\); received 1 input$"):
+        replay(model, given["a_aux"], compute)
+
+
+def called_with(*names: str) -> keras.Model:
+    """A model of two inputs, a_aux and z_img, called with a dictionary of these keys; every input is 1, 2, ..."""
+    first, second = keras.Input((2,), name="z_img"), keras.Input((2,), name="a_aux")
+    x = layers.BatchNormalization(name="bn")(first * 10 + second)
+    inner = keras.Model({"z_img": first, "a_aux": second}, x, name="inner")
+    outer = [keras.Input((2,), name=f"{name}_outside") for name in names]
+    return keras.Model(outer, inner(dict(zip(names, outer, strict=True))))
+
+
+@pytest.mark.parametrize("names", [("z_img", "a_aux"), ("a_aux", "z_img"), ("zz_more", "z_img", "a_aux")])
+def test_dictionaries_for_nested_models_are_looked_up_by_key(names):
+    model = called_with(*names)
+    numbers = [np.full((3, 2), 1.0 + index, "float32") for index in range(len(names))]
+    np.testing.assert_array_equal(replay(model, numbers, compute), model(numbers))
+    np.testing.assert_array_equal(outputs(rebuild(model), numbers), outputs(model, numbers))
+    by_name = dict(zip(names, numbers, strict=True))
+    found = measure(model, numbers)["inner/bn"].mean
+    np.testing.assert_array_equal(found, (by_name["z_img"] * 10 + by_name["a_aux"])[0])
+
+
+def test_keys_that_keras_mixes_up_are_refused():
+    with pytest.raises(
+        DataError,
+        match="'inner' takes a dictionary with the keys 'a_aux', 'z_img'; received 'a_aux', 'bb', 'z_img'",
+    ):
+        replay(called_with("z_img", "a_aux", "bb"), [np.ones((3, 2), "float32")] * 3, compute)

@@ -294,3 +294,13 @@ def test_the_channel_axis_of_an_equation(equation, rank, axis):
 def test_published_networks(name, sites):
     model = getattr(keras.applications, name)(weights=None)
     assert len(find_sites(model)) == sites
+
+
+def test_normalization_of_every_step_is_normalization():
+    inputs = keras.Input((5, 4))
+    x = layers.TimeDistributed(layers.Dense(3), name="first")(inputs)
+    x = layers.TimeDistributed(layers.BatchNormalization(), name="norms")(x)
+    x = layers.TimeDistributed(layers.Dense(3, activation="relu"), name="second")(x)
+    found = find_sites(keras.Model(inputs, layers.Dense(2, name="out")(layers.Flatten()(x))))
+    assert [site.layer for site in found] == ["second"]
+    assert found.passed_over["first"] == "'norms' normalizes before the next weighted layer on every path"

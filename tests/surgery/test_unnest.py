@@ -103,3 +103,13 @@ def test_what_cannot_be_written_out_is_refused():
         SurgeryError, match="'inner_twice', cannot get another name without changing the netw"
     ):
         unnest(keras.Model(i, layers.Dense(2)(x)))
+
+
+def test_a_nested_model_may_take_a_dictionary():
+    keras.utils.set_random_seed(0)
+    parts = {name: keras.Input((4,), name=name) for name in ("b", "a")}
+    inner = keras.Model(parts, layers.Dense(3, name="d")(parts["a"] - 2.0 * parts["b"]), name="inner")
+    i, j = keras.Input((4,)), keras.Input((4,))
+    model = keras.Model([i, j], layers.Dense(2, name="out")(inner({"a": i, "b": j})))
+    data = [pixels(4), pixels(4) + 1]
+    assert same(outputs(unnest(model), data), outputs(model, data))
