@@ -388,5 +388,5 @@ def test_arguments_that_mean_nothing_are_refused():
     for epsilon in (0, 1, -1e-3):
         with pytest.raises(SurgeryError, match=f"epsilon={epsilon}: must lie between 0 and 1"):
             insert_batch_norm(each.model, sites, epsilon=epsilon)
-    with pytest.raises(SurgeryError, match="gamma=0.1 is used by init='standard' only"):
+    with pytest.raises(SurgeryError, match=r"gamma=0\.1 is used by init='standard' only"):
         insert_batch_norm(each.model, sites, gamma=0.1)
