@@ -116,5 +116,5 @@ def test_the_public_names_are_there() -> None:
 
     for name in bnadapt.__all__:
         assert getattr(bnadapt, name) is not None
-    with pytest.raises(AttributeError, match="has no attribute 'nonsense'; it has BATCH_NORM, "):
+    with pytest.raises(AttributeError, match="has no attribute 'nonsense'; it has ALL, "):
         bnadapt.nonsense  # noqa: B018

@@ -61,6 +61,7 @@ def test_stages_done_anew_leave_out_what_came_after_them_before(tmp_path: Path) 
     assert again.parent.data.metrics["test/5_control"] == whole.parent.data.metrics["test/5_control"]
 
 
+@pytest.mark.slow
 def test_going_on_keeps_what_the_earlier_run_was_and_refuses_other_data_unasked(tmp_path: Path) -> None:
     cnn = ["model=cnn", "model.filters=[4]", "placement=after_activation", "baseline.epochs=1"]
     first = bnadapt(*cnn, "stages=[baseline,insert]", cwd=tmp_path)
@@ -104,6 +105,7 @@ def test_the_control_repeats_the_schedules_steps_and_rates(tmp_path: Path) -> No
     assert [round(each.value, 6) for each in rates][:2] == [0.001, 0.3]
 
 
+@pytest.mark.slow
 def test_the_baselines_epochs_on_other_data_have_keys_of_their_own(tmp_path: Path) -> None:
     other = ["data@baseline_data=digits", "baseline_data.validation_fraction=0.3"]
     result = bnadapt(*other, *QUICK, "stages=[baseline]", cwd=tmp_path)

@@ -27,7 +27,7 @@ from bnadapt.surgery.tree import layer_tree
 GOLDEN = Path(__file__).parent / "golden"
 POSITIONS = ("before_activation", "after_activation")
 ARCHITECTURES = [name for name in dir(keras.applications) if name[0].isupper()]
-SMALL = ("ConvNeXtTiny", "MobileNetV3Small")
+SMALL = ("VGG16", "MobileNetV3Small")
 SIZES = {
     "InceptionV3": 75,
     "InceptionResNetV2": 75,
