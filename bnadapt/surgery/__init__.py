@@ -1,1 +1,1 @@
-"""Look at a Keras network and rewrite it: where batch normalization goes, insertion, heads, input ranges."""
+"""Look at a Keras network and rewrite it: where batch normalization goes, insertion, folding, heads, input ranges."""
