@@ -197,8 +197,7 @@ def _changes(ledger: Ledger, best: str | None) -> tuple[Changes, np.ndarray] | N
 
 def _facts(start: Start, ledger: Ledger) -> tuple[str, ...]:
     parameters, settings = start.parameters, ledger.settings
-    placement = parameters["placement"]
-    where = f"BN {POSITIONS[placement]}" if placement in POSITIONS else "no BN inserted"
+    where = _where(parameters["placement"])
     if INSERT in chosen_stages(settings) and start.sites:
         where += f" in {len(start.sites)} layers" if len(start.sites) > 1 else " in 1 layer"
     epochs = ", ".join(f"{name} {how.epochs}" for name, how in settings.schedule.items())
@@ -209,6 +208,12 @@ def _facts(start: Start, ledger: Ledger) -> tuple[str, ...]:
         f"seed {settings.seed}",
         datetime.now().astimezone().isoformat(" ", "minutes"),
     )
+
+
+def _where(placement: str) -> str:
+    """A placement as its run records it, such as ``before_activation, input``, in words."""
+    places = [POSITIONS[each] for each in placement.split(", ") if each in POSITIONS]
+    return f"BN {' and '.join(places)}" if places else "no BN inserted"
 
 
 def _data(splits: Splits) -> dict[str, str]:

@@ -145,3 +145,16 @@ def test_hostile_names_of_classes_are_shown_and_never_obeyed(
     assert "&lt;script&gt;alert(1)&lt;" in page
     assert "наука &amp;amp; 数字" in page
     assert "bnadapt &#39;data=x y&#39;" in page
+
+
+@pytest.mark.parametrize(
+    ("placement", "words"),
+    [
+        ("before_activation", "BN before the activation"),
+        ("after_activation, input", "BN after the activation and on the input"),
+        ("input", "BN on the input"),
+        ("none", "no BN inserted"),
+    ],
+)
+def test_the_report_says_where_batch_normalization_was_put(placement: str, words: str) -> None:
+    assert bnadapt.account._where(placement) == words

@@ -36,7 +36,8 @@ class Evidence:
         results: Of all stages in order; of their scores only those on validation images are used.
         best: Name of the stage that is kept.
         schedule: The training stages' settings by name.
-        placement: Where batch normalization was put: ``before_activation``, ``after_activation``, ``none``.
+        placement: Where batch normalization was put: ``before_activation``, ``after_activation``, ``input``, one of
+            the first two and ``, input``, or ``none``.
         training_images: Number of labelled images that the schedule trained on.
         classes: Number of classes.
         batch_size: Images per step.
@@ -194,7 +195,7 @@ def _control_as_good(evidence: Evidence) -> str | None:
     if evidence.placement == "none":
         remedy = "put some in: placement=before_activation"
     else:
-        other = "after" if evidence.placement == "before_activation" else "before"
+        other = "before" if evidence.placement.startswith("after") else "after"
         remedy = f"put it elsewhere (placement={other}_activation) or take other stages (schedule=...)"
     return (
         f"More training without batch normalization does as well or better on the validation images "

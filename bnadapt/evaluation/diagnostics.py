@@ -13,7 +13,8 @@ import tensorflow as tf
 
 from bnadapt.errors import DataError
 from bnadapt.evaluation.results import Diagnosis, LayerGap, LayerShift
-from bnadapt.normalization.moments import Moments, batch_norm_layers, measure
+from bnadapt.normalization.moments import Moments, measure
+from bnadapt.normalization.selection import batch_norm_layers
 from bnadapt.surgery.graph import Call, layer_paths, replay
 
 SAMPLES = 2048

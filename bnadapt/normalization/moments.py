@@ -11,7 +11,7 @@ import tensorflow as tf
 from bnadapt.errors import DataError, ModelError, SurgeryError
 from bnadapt.normalization.batches import Samples, input_batches
 from bnadapt.normalization.reduction import channel_moments, normalized, received
-from bnadapt.normalization.selection import batch_norm_layers as batch_norm_layers
+from bnadapt.normalization.selection import batch_norm_layers
 from bnadapt.surgery.graph import Call, inputs_of, replay
 from bnadapt.surgery.sites import Patterns
 

@@ -25,7 +25,7 @@ from bnadapt.surgery.insert import insert_batch_norm
 from bnadapt.surgery.kinds import fused_activation, is_activation, target_of, type_name
 from bnadapt.surgery.rebuild import rebuild
 from bnadapt.surgery.sites import Site
-from bnadapt.surgery.tree import layer_tree, own_weights, weights_by_path
+from bnadapt.surgery.tree import layer_tree, layers_within, own_weights, weights_by_path
 from bnadapt.surgery.wording import listed
 
 _HEADER: dict[str, Any] = {
@@ -157,7 +157,7 @@ def _patched(model: keras.Model) -> set[str]:
     """Paths of the weights that a patch holds."""
     heads = head_layers(model)
     leaves = [layer for path, layer in layer_paths(model).items() if path in heads]
-    inside = {id(each) for leaf in leaves for each in leaf._flatten_layers(include_self=True, recursive=True)}
+    inside = {id(each) for leaf in leaves for each in layers_within(leaf)}
     held = {
         id(weight)
         for entry in layer_tree(model)

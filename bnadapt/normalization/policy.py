@@ -1,8 +1,4 @@
-"""What trains and how batch normalization behaves meanwhile, by one word; and all about policies in one place.
-
-The switches of single layers, the table, the problems and the proof live in modules beside this one, and can be
-imported from here as well.
-"""
+"""What trains, and how batch normalization behaves meanwhile, by one word."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -26,7 +22,15 @@ from bnadapt.surgery.graph import layer_paths
 from bnadapt.surgery.head import head_layers
 from bnadapt.surgery.kinds import is_normalization, is_weighted
 from bnadapt.surgery.sites import as_patterns, matches
-from bnadapt.surgery.tree import Entry, layer_tree, made_trainable, own_weights, set_flags, weights_by_path
+from bnadapt.surgery.tree import (
+    Entry,
+    layer_tree,
+    layers_within,
+    made_trainable,
+    own_weights,
+    set_flags,
+    weights_by_path,
+)
 from bnadapt.surgery.wording import listed
 
 ALL, BATCH_NORM, HEAD, BIASES = "all", "batch_norm", "head", "biases"
@@ -134,7 +138,7 @@ def _is_bias(weight: Any) -> bool:
 
 
 def _within(owners: Sequence[Entry], leaves: Sequence[keras.Layer]) -> list[Entry]:
-    inside = {id(each) for leaf in leaves for each in leaf._flatten_layers(include_self=True, recursive=True)}
+    inside = {id(each) for leaf in leaves for each in layers_within(leaf)}
     return [entry for entry in owners if id(entry.layer) in inside]
 
 
@@ -159,7 +163,7 @@ def _apply(
     flags, calls = {}, []
     for entry in entries:
         layer = entry.layer
-        inside = [id(each) for each in layer._flatten_layers(include_self=True, recursive=True)]
+        inside = [id(each) for each in layers_within(layer)]
         selected = any(each in layers for each in inside) or layer is model
         if is_batch_norm(layer):
             own = switches if selected else _AT_REST

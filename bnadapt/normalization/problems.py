@@ -8,7 +8,7 @@ import keras
 
 from bnadapt.normalization.switches import is_batch_norm, switches_of
 from bnadapt.surgery.graph import nodes
-from bnadapt.surgery.tree import Entry, layer_tree, own_weights, weights_by_path
+from bnadapt.surgery.tree import Entry, layer_tree, layers_within, own_weights, weights_by_path
 from bnadapt.surgery.wording import listed
 
 
@@ -45,7 +45,7 @@ def _recorded_arguments(entries: Sequence[Entry]) -> Iterator[str]:
             recorded = node.arguments.kwargs.get("training")
             if recorded is None or recorded == _default(node.operation):
                 continue
-            inside = node.operation._flatten_layers(include_self=True, recursive=True)
+            inside = layers_within(node.operation)
             awake = [paths[id(each)] for each in inside if is_batch_norm(each) and not _rests(each)]
             if awake:
                 yield _of_recorded(paths[id(node.operation)], bool(recorded), awake)
@@ -91,7 +91,7 @@ def _frozen_parents(model: keras.Model, entries: Sequence[Entry]) -> Iterator[st
     for entry in entries:
         if entry.layer.trainable or is_batch_norm(entry.layer):
             continue
-        inside = {id(each) for each in entry.layer._flatten_layers(include_self=True, recursive=True)}
+        inside = {id(each) for each in layers_within(entry.layer)}
         within = [other for other in entries if id(other.layer) in inside]
         changes = [path for other in within for path in _changes(other, trainable)]
         if changes:

@@ -20,9 +20,7 @@ from bnadapt.normalization.moments import (
 )
 from bnadapt.normalization.order import rounds
 from bnadapt.normalization.selection import batch_norm_layers, warn_of_hidden
-from bnadapt.normalization.snapshot import Snapshot as Snapshot
-from bnadapt.normalization.snapshot import replace
-from bnadapt.normalization.snapshot import restore as restore
+from bnadapt.normalization.snapshot import Snapshot, replace
 from bnadapt.surgery.sites import Patterns
 
 Order = Literal["together", "in_turn"]

@@ -8,7 +8,7 @@ import keras
 
 from bnadapt.errors import SurgeryError
 from bnadapt.surgery.kinds import is_keras_own, target_of
-from bnadapt.surgery.tree import own_weights
+from bnadapt.surgery.tree import layers_within, own_weights
 
 
 def is_reusable(layer: keras.Layer) -> bool:
@@ -26,11 +26,6 @@ def fresh_input(layer: keras.layers.InputLayer) -> keras.layers.InputLayer:
     fresh = keras.layers.InputLayer.from_config(layer.get_config())
     fresh.output.name = layer.output.name  # that of an unnamed input is not the layer's
     return fresh
-
-
-def layers_within(layer: keras.Layer) -> list[keras.Layer]:
-    """The layer and all inside it, at every depth."""
-    return layer._flatten_layers(include_self=True, recursive=True)
 
 
 def copy_layer(

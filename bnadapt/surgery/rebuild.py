@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from bnadapt.errors import SurgeryError
-from bnadapt.surgery.copies import copy_layer, copy_state, fresh_input, is_reusable, layers_within
+from bnadapt.surgery.copies import copy_layer, copy_state, fresh_input, is_reusable
 from bnadapt.surgery.graph import (
     calls,
     graph_of,
@@ -19,7 +19,7 @@ from bnadapt.surgery.graph import (
     outputs_of,
     producer,
 )
-from bnadapt.surgery.tree import layer_tree, own_weights, set_flags
+from bnadapt.surgery.tree import layer_tree, layers_within, own_weights, set_flags
 
 
 @dataclass

@@ -57,6 +57,11 @@ def layer_tree(model: keras.Model) -> list[Entry]:
     return [Entry(path, layer, depths[key]) for key, (path, layer) in first.items()]
 
 
+def layers_within(layer: keras.Layer) -> list[keras.Layer]:
+    """The layer and all inside it, at every depth."""
+    return layer._flatten_layers(include_self=True, recursive=True)
+
+
 def own_weights(layer: keras.Layer) -> list[Any]:
     """The weights of a layer without those of the layers inside it; seed generators have none."""
     inner = {id(weight) for child in children(layer) for weight in child.weights}

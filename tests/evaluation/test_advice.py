@@ -309,3 +309,17 @@ def test_a_run_without_training_or_scores_gets_no_advice_about_them() -> None:
 
 def test_stages_that_an_earlier_run_performed_may_be_missing_in_the_schedule() -> None:
     assert advise(evidence(schedule={"finetune": StageSettings()})) == ()
+
+
+@pytest.mark.parametrize(
+    ("placement", "remedy"),
+    [
+        ("before_activation, input", "placement=after_activation"),
+        ("after_activation, input", "placement=before_activation"),
+        ("input", "placement=after_activation"),
+        ("none", "placement=before_activation"),
+    ],
+)
+def test_another_place_is_another_one(placement: str, remedy: str) -> None:
+    (found,) = advise(evidence(control=stage("control", scores(0.96)), placement=placement))
+    assert remedy in found.sentence

@@ -25,8 +25,9 @@ from networks import (
 )
 
 from bnadapt.errors import DataError, ModelError, SurgeryError
-from bnadapt.normalization.moments import Moments, batch_norm_layers, measure, merge
+from bnadapt.normalization.moments import Moments, measure, merge
 from bnadapt.normalization.proof import fingerprint
+from bnadapt.normalization.selection import batch_norm_layers
 
 
 def moments(values: np.ndarray) -> Moments:

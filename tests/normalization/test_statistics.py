@@ -23,9 +23,11 @@ from networks import (
 )
 
 from bnadapt.errors import DataError, ModelError, SurgeryError
-from bnadapt.normalization.moments import batch_norm_layers, measure
+from bnadapt.normalization.moments import measure
 from bnadapt.normalization.proof import fingerprint
-from bnadapt.normalization.statistics import calibrate, reestimate, restore
+from bnadapt.normalization.selection import batch_norm_layers
+from bnadapt.normalization.snapshot import restore
+from bnadapt.normalization.statistics import calibrate, reestimate
 from bnadapt.surgery.insert import insert_batch_norm
 from bnadapt.surgery.sites import find_sites
 
