@@ -23,7 +23,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import bnadapt.config
-from bnadapt.config import Settings, check
+from bnadapt.checks import check
+from bnadapt.config import Settings
 from bnadapt.errors import BnadaptError, SettingsError, TrackingError
 from bnadapt.stages import require_stages
 from bnadapt.startup import start_tensorflow

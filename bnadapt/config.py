@@ -1,15 +1,13 @@
 """Every setting of bnadapt: its type, unit, limits and the one home of its default.
 
 Standard library only, so that a mistake is reported before TensorFlow is imported. The dataclasses
-are the schema that Hydra checks every override and every YAML file against; :func:`check` then
-checks values, all of them, and reports every mistake at once.
+are the schema that Hydra checks every override and every YAML file against; values are checked in
+:mod:`bnadapt.checks`.
 """
 
 import re
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from typing import Any
-
-from bnadapt.errors import SettingsError
 
 BASELINE, INSERT, CONTROL, EVALUATE = "baseline", "insert", "control", "evaluate"
 ACTIVATIONS = (
@@ -17,6 +15,9 @@ ACTIVATIONS = (
 )  # fmt: skip
 STATISTICS = "statistics"  # what a stage without labels and gradients "trains"
 UPPER = re.compile(r"upper\s+(\d+(?:\.\d+)?)\s*%")  # a share of the layers, from the output
+PER_CHANNEL = re.compile(
+    r"(\d+)\s+per channel"
+)  # so many random weights for every channel of a layer's output
 SHIFTS = ("contrast", "brightness", "noise", "blur", "rotation", "inversion")
 FIXED_STAGES = (BASELINE, INSERT, CONTROL, EVALUATE)
 
@@ -27,11 +28,19 @@ def setting(
     *,
     choices: tuple[Any, ...] = (),
     minimum: float | None = None,
+    maximum: float | None = None,
     above: float | None = None,
     below: float | None = None,
 ) -> Any:
     """A dataclass field with its description and limits beside its default."""
-    limits = {"help": help, "choices": choices, "minimum": minimum, "above": above, "below": below}
+    limits = {
+        "help": help,
+        "choices": choices,
+        "minimum": minimum,
+        "maximum": maximum,
+        "above": above,
+        "below": below,
+    }
     if isinstance(default, list | dict):
         return field(default_factory=default.copy, metadata=limits)
     return field(default=default, metadata=limits)
@@ -193,12 +202,29 @@ class StageSettings:
 
     train: list[str] = setting(
         ["all"],
-        "what trains: all, batch_norm, head, biases, 'upper 50%' (of the layers, from the output), or "
+        "what trains: all, batch_norm, head, biases, 'upper 50%' (of the layers, from the output), "
+        "'2 per channel' (weights drawn at random in each layer that could have batch normalization), or "
         "regular expressions over layer names; statistics: nothing by gradients and without labels, the moving "
         "statistics become those of the training images",
     )
     epochs: int = setting(5, "at most so many passes over the training images", minimum=0)
+    steps: int | None = setting(
+        None, "optimizer steps to take, instead of epochs; what few labelled images want", minimum=1
+    )
+    looks: int = setting(
+        10, "with steps: how often the validation images are looked at, evenly spread", minimum=1
+    )
     learning_rate: float = setting(1e-3, "of the optimizer at the start", above=0)
+    find_rate: bool = setting(
+        False,
+        "replace learning_rate by what a range test finds: a trial run at ever higher rates, then undone",
+    )
+    layerwise_decay: float = setting(
+        1.0,
+        "the rate of each layer is that of the next one towards the output times this; 1: one rate for all",
+        above=0,
+        maximum=1,
+    )
     decay: str = setting(
         "none", "none, or cosine: the rate falls to zero over the stage", choices=("none", "cosine")
     )
@@ -269,7 +295,96 @@ class TrackingSettings:
     experiment: str = setting("bnadapt", "MLflow experiment")
     run_name: str | None = setting(None, "null: made of data, network, placement and seed")
     log_models: bool = setting(True, "keep every stage's network in MLflow")
+    register_as: str | None = setting(
+        None, "register the kept network as the next version of this model; null: do not"
+    )
+    alias: str | None = setting(None, "register_as: the alias that then points to it, such as champion")
+    system_metrics: bool = setting(True, "record use of processor, memory and accelerator while stages run")
     telemetry: bool = setting(False, "let MLflow send usage statistics to its makers")
+
+
+@dataclass
+class ArmStageSettings:
+    """One training stage of an arm; budget, optimizer and rates are the comparison's, the same for every arm."""
+
+    train: list[str] = setting(["all"], "what trains, as in a schedule's stages")
+    share: float = setting(1.0, "of the comparison's steps", above=0, maximum=1)
+    rate: float = setting(1.0, "times the learning rate that is tried", above=0)
+    decay: str = setting("cosine", "as in a schedule's stages", choices=("none", "cosine"))
+    statistics: str = setting("move", "as in a schedule's stages", choices=("move", "stay"))
+    normalize: str = setting("batch", "as in a schedule's stages", choices=("batch", "moving"))
+
+
+@dataclass
+class ArmSettings:
+    """One way to go on from the baseline."""
+
+    description: str = setting("", "what it is, for readers of the report")
+    position: str = setting(
+        "none",
+        "chosen: placement.position; other: after the activation where that is before it, and the reverse; none",
+        choices=("chosen", "other", "none"),
+    )
+    on_input: bool = setting(False, "one more batch normalization on the network's input")
+    init: str = setting("calibrated", "as insertion.init", choices=("calibrated", "standard"))
+    schedule: dict[str, ArmStageSettings] = field(default_factory=dict)
+
+
+@dataclass
+class ComparisonSettings:
+    """Several ways to go on from one baseline, with one split and one budget, chosen on validation."""
+
+    arms: dict[str, ArmSettings] = setting({}, "the ways to go on, by name; none: no comparison")
+    only: list[str] | None = setting(None, "names of the arms to run; null: all")
+    reference: str = setting("further_training", "the arm that any gain is measured against")
+    seeds: list[int] = setting(
+        [0, 1, 2],
+        "added to seed and data.labels_seed: each a repetition with its own initial weights, order of images and "
+        "labelled images; split and test images stay",
+    )
+    labels_per_class: list[int | None] = setting(
+        [], "repeat everything with so many labelled images of each class (null: all); empty: as the data say"
+    )
+    steps: int = setting(300, "optimizer steps of every arm that trains", minimum=1)
+    looks: int = setting(10, "how often the validation images are looked at in an arm", minimum=1)
+    learning_rates: list[float] = setting(
+        [1e-4, 1e-3, 1e-2], "tried in every arm; the one with the best validation accuracy counts"
+    )
+    choose_rate: str = setting(
+        "first",
+        "first: rates are tried with the first of the seeds, which the others take over; each: with every one",
+        choices=("first", "each"),
+    )
+    optimizer: str = setting("adam", "adam, adamw or sgd (momentum 0.9)", choices=("adam", "adamw", "sgd"))
+    bootstrap: int = setting(10000, "resamples of seeds and test images behind the intervals", minimum=1000)
+
+
+@dataclass
+class RangeSettings:
+    """The values of one setting that a search may try: an interval or a list of choices."""
+
+    key: str = setting("", "the setting: schedule.adapt.learning_rate")
+    low: float | None = setting(None, "lowest value of an interval")
+    high: float | None = setting(None, "highest value of an interval")
+    log: bool = setting(False, "draw the logarithm evenly, not the value")
+    choices: list[Any] = setting([], "instead of an interval: the values themselves")
+
+
+@dataclass
+class SearchSettings:
+    """A search for better settings, scored on the validation images alone."""
+
+    space: dict[str, RangeSettings] = setting({}, "what to vary, by names of your own; nothing: no search")
+    trials: int = setting(20, "finished trials in all, those of an interrupted search included", minimum=1)
+    study: str | None = setting(
+        None, "name of the study: the same name goes on with it; null: made of data, network and settings"
+    )
+    storage: str = setting(
+        "sqlite:///search.db", "Optuna storage; relative paths are below the working directory"
+    )
+    pruning: bool = setting(
+        True, "stop trials whose validation accuracy stays below the median of the others"
+    )
 
 
 @dataclass
@@ -288,19 +403,14 @@ class Settings:
         None, "null: all; else some of baseline, insert, the schedule's, evaluate"
     )
     from_run: str | None = setting(None, "id of an earlier MLflow run whose networks the stages go on from")
+    comparison: ComparisonSettings = field(default_factory=ComparisonSettings)
+    search: SearchSettings = field(default_factory=SearchSettings)
     seed: int = setting(0, "of initial weights, order of images and dropout", minimum=0, below=2**32)
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
     progress: str = setting(
         "auto", "auto: bars in a terminal, lines elsewhere", choices=("auto", "bars", "lines", "none")
     )
     traceback: bool = setting(False, "print Python's traceback with an error")
-
-
-def check(settings: Settings) -> None:
-    """Raise a SettingsError that lists every value out of range and every contradiction; else return None."""
-    mistakes = [*_values_out_of_range(settings, ""), *_contradictions(settings)]
-    if mistakes:
-        raise SettingsError("\n".join(mistakes))
 
 
 def stage_order(settings: Settings) -> list[str]:
@@ -317,171 +427,3 @@ def chosen_stages(settings: Settings) -> list[str]:
 def inserts(placement: PlacementSettings) -> bool:
     """Whether a placement asks for any batch normalization."""
     return placement.position != "none" or placement.on_input
-
-
-def _values_out_of_range(settings: Any, prefix: str) -> list[str]:
-    mistakes = []
-    for each in fields(settings):
-        key, value = prefix + each.name, getattr(settings, each.name)
-        if is_dataclass(value):
-            mistakes += _values_out_of_range(value, f"{key}.")
-            continue
-        if isinstance(value, dict):
-            for name, inner in value.items():
-                mistakes += _values_out_of_range(inner, f"{key}.{name}.")
-            continue
-        mistakes += _value_out_of_range(key, value, dict(each.metadata))
-    return mistakes
-
-
-def _value_out_of_range(key: str, value: Any, limits: dict[str, Any]) -> list[str]:
-    if value is None or not limits:
-        return []
-    if limits["choices"] and value not in limits["choices"]:
-        return [f"{key}={value}: choose one of {', '.join(map(str, limits['choices']))}"]
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return []
-    if value != value:
-        return [f"{key}={value}: must be a number"]
-    if limits["minimum"] is not None and value < limits["minimum"]:
-        return [f"{key}={value}: must be at least {limits['minimum']}"]
-    if limits["above"] is not None and value <= limits["above"]:
-        return [f"{key}={value}: must be greater than {limits['above']}"]
-    if limits["below"] is not None and value >= limits["below"]:
-        return [f"{key}={value}: must be less than {limits['below']}"]
-    return []
-
-
-def _contradictions(settings: Settings) -> list[str]:
-    mistakes = []
-    for prefix, data in (("data", settings.data), ("baseline_data", settings.baseline_data)):
-        if data is not None:
-            mistakes += _data_contradictions(prefix, data)
-    model = settings.model
-    if model.kind == "file" and model.path is None:
-        mistakes.append("model.path is missing: model=file needs model.path=FILE.keras")
-    if model.kind != "file" and model.path is not None:
-        mistakes.append(f"model.path={model.path} is used by model=file only, not by model.kind={model.kind}")
-    if model.kind != "file" and model.patch is not None:
-        mistakes.append(
-            f"model.patch={model.patch} is used by model=file only, not by model.kind={model.kind}"
-        )
-    for key in ("widths", "filters"):
-        if any(width < 1 for width in getattr(model, key)):
-            mistakes.append(f"model.{key}={getattr(model, key)}: every number must be at least 1")
-    if len(model.input_range) != 2 or model.input_range[0] >= model.input_range[1]:
-        mistakes.append(
-            f"model.input_range={model.input_range}: give the lowest and the highest pixel value, such as [0,1]"
-        )
-    if settings.insertion.gamma != 1.0 and settings.insertion.init != "standard":
-        mistakes.append(
-            f"insertion.gamma={settings.insertion.gamma} is used by insertion.init=standard only: "
-            "calibrated insertion computes gamma from data"
-        )
-    for key in ("include", "exclude"):
-        mistakes += _bad_patterns(f"placement.{key}", getattr(settings.placement, key))
-    for name, stage in settings.schedule.items():
-        if name in FIXED_STAGES or not re.fullmatch(r"[A-Za-z]\w*", name):
-            mistakes.append(
-                f"schedule.{name}: a stage's name is a word of letters, digits and underscores, and none of "
-                f"{', '.join(FIXED_STAGES)}"
-            )
-        mistakes += _selector_mistakes(f"schedule.{name}.train", stage.train)
-        mistakes += _switch_mistakes(f"schedule.{name}", stage)
-    mistakes += _selector_mistakes("baseline.train", settings.baseline.train)
-    if STATISTICS in settings.baseline.train:
-        mistakes.append(
-            "baseline.train=[statistics]: the baseline has no batch normalization that could use it"
-        )
-    if settings.data.batch_size == 1 and _normalizes_batches(settings):
-        mistakes.append(
-            "data.batch_size=1: batch normalization on batch statistics needs more than one image per step; "
-            "take data.batch_size=16 or more, or schedule.STAGE.normalize=moving for every stage"
-        )
-    mistakes += _stage_contradictions(settings)
-    return mistakes
-
-
-def _data_contradictions(prefix: str, data: DataSettings) -> list[str]:
-    mistakes = []
-    if data.source == "tfds" and not data.name:
-        mistakes.append(f"{prefix}.name is missing: {prefix}=tfds needs {prefix}.name=NAME or NAME/CONFIG")
-    if data.source == "folder" and not data.path:
-        mistakes.append(f"{prefix}.path is missing: {prefix}=folder needs {prefix}.path=DIR")
-    if data.source == "tfds" and data.path:
-        mistakes.append(
-            f"{prefix}.path={data.path} is used by {prefix}=folder only; "
-            f"{prefix}.dir says where TensorFlow Datasets sets are prepared"
-        )
-    if data.image_size is not None and (len(data.image_size) != 2 or min(data.image_size) < 1):
-        mistakes.append(f"{prefix}.image_size={data.image_size}: give [height,width] in pixels")
-    if data.labels_per_class is not None and data.labels_fraction is not None:
-        mistakes.append(
-            f"{prefix}.labels_per_class={data.labels_per_class} and {prefix}.labels_fraction={data.labels_fraction} "
-            "both say how many images have labels: give one of them"
-        )
-    if data.validation_fraction + data.test_fraction >= 1:
-        mistakes.append(
-            f"{prefix}.validation_fraction={data.validation_fraction} and {prefix}.test_fraction="
-            f"{data.test_fraction} leave nothing to train on"
-        )
-    return mistakes
-
-
-def _normalizes_batches(settings: Settings) -> bool:
-    return inserts(settings.placement) and any(
-        how.normalize == "batch" and how.epochs and how.train != [STATISTICS]
-        for how in settings.schedule.values()
-    )
-
-
-def _selector_mistakes(key: str, selectors: list[str]) -> list[str]:
-    if not selectors:
-        return [f"{key} is empty: name what trains, such as [batch_norm]"]
-    uppers = [(selector, UPPER.fullmatch(selector)) for selector in selectors]
-    return [
-        *(
-            f"{key}={selector}: must be above 0% and at most 100%"
-            for selector, match in uppers
-            if match and not 0 < float(match[1]) <= 100
-        ),
-        *_bad_patterns(key, [selector for selector, match in uppers if not match]),
-    ]
-
-
-def _switch_mistakes(key: str, stage: StageSettings) -> list[str]:
-    mistakes = _bad_patterns(f"{key}.batch_norm", list(stage.batch_norm))
-    if STATISTICS in stage.train and len(stage.train) > 1:
-        mistakes.append(
-            f"{key}.train={stage.train}: statistics stands alone, because nothing trains by gradients then; "
-            "make two stages of it"
-        )
-    if stage.prior and stage.train != [STATISTICS]:
-        mistakes.append(f"{key}.prior={stage.prior:g} is used by train=[statistics] only")
-    if stage.batch_norm and stage.train == [STATISTICS]:
-        mistakes.append(f"{key}.batch_norm is not used by train=[statistics]: nothing trains")
-    return mistakes
-
-
-def _bad_patterns(key: str, patterns: list[str]) -> list[str]:
-    mistakes = []
-    for pattern in patterns:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            mistakes.append(f"{key}={pattern}: not a regular expression ({error})")
-    return mistakes
-
-
-def _stage_contradictions(settings: Settings) -> list[str]:
-    if settings.stages is None:
-        return []
-    order = stage_order(settings)
-    unknown = [name for name in settings.stages if name not in order]
-    if unknown:
-        return [
-            f"stages={settings.stages}: no stage is called {', '.join(unknown)}; there are {', '.join(order)}"
-        ]
-    if not settings.stages:
-        return [f"stages is empty: name some of {', '.join(order)}"]
-    return []

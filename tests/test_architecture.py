@@ -11,6 +11,7 @@ import pytest
 FLOORS = [
     {"errors", "startup"},
     {"config"},
+    {"checks"},
     {"stages"},
     {"surgery"},
     {"normalization"},
@@ -18,8 +19,8 @@ FLOORS = [
     {"training", "report", "tracking"},
     {"start"},
     {"ledger"},
-    {"account"},
-    {"pipeline"},
+    {"account", "procedure"},
+    {"pipeline", "comparison", "search"},
     {"cli"},
     {"__main__"},
 ]
@@ -28,6 +29,7 @@ ONLY_IN = {
     "hydra": {"cli"},
     "omegaconf": {"cli"},
     "mlflow": {"tracking"},
+    "optuna": {"search"},
     "tensorflow_datasets": {"data"},
     "jinja2": {"report"},
     "matplotlib": {"report"},
@@ -104,7 +106,15 @@ def test_there_is_no_drawer(project: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["bnadapt", "bnadapt.config", "bnadapt.errors", "bnadapt.cli", "bnadapt.data.availability"]
+    "module",
+    [
+        "bnadapt",
+        "bnadapt.config",
+        "bnadapt.checks",
+        "bnadapt.errors",
+        "bnadapt.cli",
+        "bnadapt.data.availability",
+    ],
 )
 def test_settings_are_checked_without_tensorflow(module: str) -> None:
     code = f"import sys, {module}; sys.exit(bool({{'tensorflow', 'keras', 'mlflow'}} & sys.modules.keys()))"

@@ -5,7 +5,8 @@ from dataclasses import fields, is_dataclass
 
 import pytest
 
-from bnadapt.config import Settings, StageSettings, SwitchSettings, check, chosen_stages, inserts, stage_order
+from bnadapt.checks import check
+from bnadapt.config import Settings, StageSettings, SwitchSettings, chosen_stages, inserts, stage_order
 from bnadapt.errors import SettingsError
 
 
