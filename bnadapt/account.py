@@ -44,7 +44,7 @@ def print_plan(console: Console, settings: Settings, start: Start) -> None:
     splits = start.splits
     lines = [
         f"{start.parameters['baseline_data']} -> {splits.name}" if start.transfers else splits.name,
-        f"  {_sizes(splits)} images of {_shape(splits)}, {len(splits.classes)} classes",
+        f"  {sizes(splits)} images of {shape(splits)}, {len(splits.classes)} classes",
         f"  network: {start.parameters['model']}; stages: {', '.join(chosen_stages(settings))}",
         *(f"  {note}" for note in start.notes),
     ]
@@ -111,7 +111,7 @@ def print_outcome(
     if ledger.report is not None:
         console.print(f"report: {ledger.report}", soft_wrap=True)
     console.print(f"run: {ledger.run.run_id}")
-    console.print(f"look at the runs: {_ui_command(program, settings, tracker)}", soft_wrap=True)
+    console.print(f"look at the runs: {ui_line(program, settings, tracker)}", soft_wrap=True)
 
 
 def _record_layers(run: PipelineRun, ledger: Ledger) -> None:
@@ -148,8 +148,8 @@ def _material(start: Start, ledger: Ledger, verdict: Verdict | None) -> Material
         target=parameters["data"],
         facts=_facts(start, ledger),
         classes=splits.classes,
-        data=_data(splits),
-        source_data=_data(start.source_splits) if start.transfers else {},
+        data=data_facts(splits),
+        source_data=data_facts(start.source_splits) if start.transfers else {},
         notes=start.notes,
         sites=start.sites if inserted else None,
         stages=start.stages,
@@ -197,13 +197,13 @@ def _changes(ledger: Ledger, best: str | None) -> tuple[Changes, np.ndarray] | N
 
 def _facts(start: Start, ledger: Ledger) -> tuple[str, ...]:
     parameters, settings = start.parameters, ledger.settings
-    where = _where(parameters["placement"])
+    place = _where(parameters["placement"])
     if INSERT in chosen_stages(settings) and start.sites:
-        where += f" in {len(start.sites)} layers" if len(start.sites) > 1 else " in 1 layer"
+        place += f" in {len(start.sites)} layers" if len(start.sites) > 1 else " in 1 layer"
     epochs = ", ".join(f"{name} {how.epochs}" for name, how in settings.schedule.items())
     return (
         parameters["model"],
-        where,
+        place,
         *((f"epochs: {epochs}",) if epochs else ()),
         f"seed {settings.seed}",
         datetime.now().astimezone().isoformat(" ", "minutes"),
@@ -216,12 +216,13 @@ def _where(placement: str) -> str:
     return f"BN {' and '.join(places)}" if places else "no BN inserted"
 
 
-def _data(splits: Splits) -> dict[str, str]:
+def data_facts(splits: Splits) -> dict[str, str]:
+    """What identifies a data set, in words, by name."""
     unlabelled = splits.unlabelled.size - splits.train.size
     return {
         "name": splits.name,
-        "images": _sizes(splits) + (f", {unlabelled:,} more without labels" if unlabelled else ""),
-        "size": _shape(splits),
+        "images": sizes(splits) + (f", {unlabelled:,} more without labels" if unlabelled else ""),
+        "size": shape(splits),
         "classes": f"{len(splits.classes):,}",
         "SHA-256": splits.digest,
     }
@@ -236,18 +237,20 @@ def _seeds(settings: Settings) -> dict[str, int]:
     return seeds
 
 
-def _sizes(splits: Splits) -> str:
+def sizes(splits: Splits) -> str:
+    """Numbers of images of the three splits in words."""
     return ", ".join(
         f"{split.size:,} {split.name}" for split in (splits.train, splits.validation, splits.test)
     )
 
 
-def _shape(splits: Splits) -> str:
+def shape(splits: Splits) -> str:
+    """Height, width and channels of the images: ``28x28x1``."""
     height, width, channels = splits.image_shape
     return f"{height}x{width}x{channels}"
 
 
-def _ui_command(program: str, settings: Settings, tracker: Tracker) -> str:
+def ui_line(program: str, settings: Settings, tracker: Tracker) -> str:
     """The command that opens MLflow's pages, or their address where they are served already."""
     if ui_command(tracker.uri) is None:
         return ui_url(tracker.uri, tracker.experiment_id)

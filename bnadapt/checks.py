@@ -11,21 +11,29 @@ from bnadapt.config import (
     FIXED_STAGES,
     PER_CHANNEL,
     STATISTICS,
+    UNTOUCHED,
     UPPER,
+    ArmSettings,
     DataSettings,
     Settings,
     StageSettings,
     inserts,
     stage_order,
+    takes_steps,
 )
 from bnadapt.errors import SettingsError
+from bnadapt.ranges import space_mistakes
 
 
 def check(settings: Settings) -> None:
     """Raise a SettingsError that lists every value out of range and every contradiction; else return None."""
-    mistakes = [*_values_out_of_range(settings, ""), *_contradictions(settings)]
+    mistakes = [*_mistakes(settings), *space_mistakes(settings, _mistakes)]
     if mistakes:
         raise SettingsError("\n".join(mistakes))
+
+
+def _mistakes(settings: Settings) -> list[str]:
+    return [*_values_out_of_range(settings, ""), *_contradictions(settings)]
 
 
 def _values_out_of_range(settings: Any, prefix: str) -> list[str]:
@@ -110,6 +118,7 @@ def _contradictions(settings: Settings) -> list[str]:
             "take data.batch_size=16 or more, or schedule.STAGE.normalize=moving for every stage"
         )
     mistakes += _stage_contradictions(settings)
+    mistakes += _comparison_mistakes(settings)
     return mistakes
 
 
@@ -141,8 +150,7 @@ def _data_contradictions(prefix: str, data: DataSettings) -> list[str]:
 
 def _normalizes_batches(settings: Settings) -> bool:
     return inserts(settings.placement) and any(
-        how.normalize == "batch" and how.epochs and how.train != [STATISTICS]
-        for how in settings.schedule.values()
+        how.normalize == "batch" and takes_steps(how) for how in settings.schedule.values()
     )
 
 
@@ -150,7 +158,13 @@ def _selector_mistakes(key: str, selectors: list[str]) -> list[str]:
     if not selectors:
         return [f"{key} is empty: name what trains, such as [batch_norm]"]
     uppers = [(selector, UPPER.fullmatch(selector)) for selector in selectors]
+    drawn = [(selector, PER_CHANNEL.fullmatch(selector)) for selector in selectors]
     return [
+        *(
+            f"{key}={selector}: must be at least 1"
+            for selector, match in drawn
+            if match and int(match[1]) < 1
+        ),
         *(
             f"{key}={selector}: must be above 0% and at most 100%"
             for selector, match in uppers
@@ -171,6 +185,9 @@ def _switch_mistakes(key: str, stage: StageSettings) -> list[str]:
         )
     if stage.prior and stage.train != [STATISTICS]:
         mistakes.append(f"{key}.prior={stage.prior:g} is used by train=[statistics] only")
+    if stage.train == [STATISTICS] and (stage.find_rate or stage.layerwise_decay != 1):
+        unused = "find_rate" if stage.find_rate else "layerwise_decay"
+        mistakes.append(f"{key}.{unused} is not used by train=[statistics]: there is no learning rate")
     if stage.batch_norm and stage.train == [STATISTICS]:
         mistakes.append(f"{key}.batch_norm is not used by train=[statistics]: nothing trains")
     return mistakes
@@ -198,3 +215,65 @@ def _stage_contradictions(settings: Settings) -> list[str]:
     if not settings.stages:
         return [f"stages is empty: name some of {', '.join(order)}"]
     return []
+
+
+def _comparison_mistakes(settings: Settings) -> list[str]:
+    comparison, key = settings.comparison, "comparison"
+    if not comparison.arms:
+        return []
+    mistakes = []
+    if settings.search.space:
+        mistakes.append("comparison.arms and search.space both say what to run: one at a time")
+    for name, value in (("stages", settings.stages), ("from_run", settings.from_run)):
+        if value is not None:
+            mistakes.append(f"{name}={value} is not used by a comparison, which runs all of its arms anew")
+    names = list(comparison.arms)
+    unknown = [name for name in comparison.only or [] if name not in names]
+    if unknown:
+        mistakes.append(f"{key}.only: no arm is called {', '.join(unknown)}; there are {', '.join(names)}")
+    mistakes += [
+        f"{key}.arms.{needed} is missing, which the other arms are compared with; there are {', '.join(names)}"
+        for needed in dict.fromkeys((UNTOUCHED, comparison.reference))
+        if needed not in names
+    ]
+    for name in ("seeds", "learning_rates"):
+        values = getattr(comparison, name)
+        if not values or len(set(values)) < len(values):
+            mistakes.append(f"{key}.{name}={values}: give at least one, each once")
+    if any(rate <= 0 for rate in comparison.learning_rates):
+        mistakes.append(f"{key}.learning_rates={comparison.learning_rates}: must be greater than 0")
+    if any(seed < 0 for seed in comparison.seeds):
+        mistakes.append(f"{key}.seeds={comparison.seeds}: must be at least 0")
+    if any(labels is not None and labels < 1 for labels in comparison.labels_per_class):
+        mistakes.append(
+            f"{key}.labels_per_class={comparison.labels_per_class}: must be at least 1, or null for all"
+        )
+    if comparison.labels_per_class and settings.data.labels_fraction is not None:
+        mistakes.append(
+            f"{key}.labels_per_class={comparison.labels_per_class} and data.labels_fraction="
+            f"{settings.data.labels_fraction} both say how many images have labels: give one of them"
+        )
+    for name, arm in comparison.arms.items():
+        mistakes += _arm_mistakes(f"{key}.arms.{name}", arm, settings)
+    return mistakes
+
+
+def _arm_mistakes(key: str, arm: ArmSettings, settings: Settings) -> list[str]:
+    mistakes = []
+    if arm.position != "none" and settings.placement.position == "none" and not settings.placement.on_input:
+        mistakes.append(
+            f"{key}.position={arm.position} needs a placement; placement=none inserts nothing: take "
+            "placement=before_activation, or leave the arm out with comparison.only"
+        )
+    for name, stage in arm.schedule.items():
+        mistakes += _selector_mistakes(f"{key}.schedule.{name}.train", stage.train)
+        if STATISTICS in stage.train and len(stage.train) > 1:
+            mistakes.append(
+                f"{key}.schedule.{name}.train={stage.train}: statistics stands alone; make two stages of it"
+            )
+    shares = [stage.share for stage in arm.schedule.values() if stage.train != [STATISTICS]]
+    if shares and abs(sum(shares) - 1) > 1e-6:
+        mistakes.append(
+            f"{key}: the shares of its stages are {sum(shares):g} in all; every arm gets 1, the same steps"
+        )
+    return mistakes

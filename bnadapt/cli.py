@@ -110,13 +110,26 @@ def _run(config: DictConfig, failures: list[Exception], wants_traceback: bool) -
         prepare_environment(settings.tracking.telemetry)
         print("starting TensorFlow ...", flush=True)  # seconds of silence otherwise
         start_tensorflow()
-        from bnadapt.pipeline import run_pipeline
-
-        run_pipeline(settings, run_directory, command=command, tags=_tags())
+        _task(settings)(settings, run_directory, command=command, tags=_tags())
     except Exception as error:
         failures.append(error)
         _log.info("failed", exc_info=True)
         _print_error(error, wants_traceback or config.traceback)
+
+
+def _task(settings: Settings) -> Callable[..., object]:
+    """What the settings ask for: a comparison, a search, or one pipeline."""
+    if settings.comparison.arms:
+        from bnadapt.comparison.run import run_comparison
+
+        return run_comparison
+    if settings.search.space:
+        from bnadapt.search import run_search
+
+        return run_search
+    from bnadapt.pipeline import run_pipeline
+
+    return run_pipeline
 
 
 def _tags() -> dict[str, str]:

@@ -6,7 +6,9 @@ are the schema that Hydra checks every override and every YAML file against; val
 """
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import Field, dataclass, field, fields, is_dataclass
 from typing import Any
 
 BASELINE, INSERT, CONTROL, EVALUATE = "baseline", "insert", "control", "evaluate"
@@ -19,6 +21,7 @@ PER_CHANNEL = re.compile(
     r"(\d+)\s+per channel"
 )  # so many random weights for every channel of a layer's output
 SHIFTS = ("contrast", "brightness", "noise", "blur", "rotation", "inversion")
+UNTOUCHED = "untouched"  # the arm that every comparison has: the baseline as it is
 FIXED_STAGES = (BASELINE, INSERT, CONTROL, EVALUATE)
 
 
@@ -335,7 +338,9 @@ class ComparisonSettings:
     """Several ways to go on from one baseline, with one split and one budget, chosen on validation."""
 
     arms: dict[str, ArmSettings] = setting({}, "the ways to go on, by name; none: no comparison")
-    only: list[str] | None = setting(None, "names of the arms to run; null: all")
+    only: list[str] | None = setting(
+        None, "names of the arms to run, beside untouched and the reference; null: all"
+    )
     reference: str = setting("further_training", "the arm that any gain is measured against")
     seeds: list[int] = setting(
         [0, 1, 2],
@@ -427,3 +432,37 @@ def chosen_stages(settings: Settings) -> list[str]:
 def inserts(placement: PlacementSettings) -> bool:
     """Whether a placement asks for any batch normalization."""
     return placement.position != "none" or placement.on_input
+
+
+def takes_steps(how: StageSettings) -> bool:
+    """Whether a stage takes optimizer steps: by steps or epochs, and not where it measures statistics alone."""
+    return how.train != [STATISTICS] and (how.steps is not None or how.epochs > 0)
+
+
+def settings_by_key(settings: Any, prefix: str = "") -> dict[str, tuple[Any, "Field[Any]"]]:
+    """Every single setting by its full key, ``schedule.adapt.epochs``: the object that holds it, and its field."""
+    found: dict[str, tuple[Any, Field[Any]]] = {}
+    for each in fields(settings):
+        key, value = prefix + each.name, getattr(settings, each.name)
+        if is_dataclass(value):
+            found |= settings_by_key(value, f"{key}.")
+        elif isinstance(value, dict):
+            for name, inner in value.items():
+                found |= settings_by_key(inner, f"{key}.{name}.")
+        else:
+            found[key] = settings, each
+    return found
+
+
+def with_values(settings: Settings, values: Mapping[str, Any]) -> Settings:
+    """A copy of the settings with other values, by full keys such as ``schedule.adapt.epochs``.
+
+    Raises:
+        KeyError: there is no setting with a key.
+    """
+    changed = deepcopy(settings)
+    known = settings_by_key(changed)
+    for key, value in values.items():
+        holder, each = known[key]
+        setattr(holder, each.name, deepcopy(value))
+    return changed

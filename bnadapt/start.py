@@ -1,6 +1,6 @@
 """What a pipeline starts from: the data, the first network, and what the plan says before it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -82,8 +82,20 @@ class Start:
         return self.source_splits is not self.splits
 
 
-def prepare(settings: Settings, tracker: Tracker, command: Sequence[str] = ("bnadapt",)) -> Start:
+def prepare(
+    settings: Settings,
+    tracker: Tracker,
+    command: Sequence[str] = ("bnadapt",),
+    *,
+    load: Callable[[DataSettings, tuple[int, int, int]], Splits] = load,
+) -> Start:
     """Get the data and the first network, and find out everything that can go wrong before training.
+
+    Args:
+        settings: Checked settings.
+        tracker: Where earlier runs and their networks are.
+        command: The words that the user typed.
+        load: Reads a data set; one that remembers what it has read saves time where there are several starts.
 
     Raises:
         StageError: a chosen stage needs another one's result that is not there.

@@ -12,7 +12,7 @@ from bnadapt.cli import configuration_directory, settings_from
 from bnadapt.config import Settings, SwitchSettings
 
 CONF = configuration_directory()
-GROUPS = ("data", "model", "placement", "schedule", "experiment")
+GROUPS = ("data", "model", "placement", "schedule", "comparison", "search", "experiment")
 # What an option needs on the command line beside its name.
 NEEDS = {"tfds": ["data.name=any"], "folder": ["data.path=any"], "file": ["model.path=any"]}
 
@@ -90,6 +90,10 @@ def test_the_defaults_stand_in_the_dataclasses_alone() -> None:
 def test_every_experiment_runs_on_any_data_set(experiment: str, data: str) -> None:
     settings = compose(f"experiment={experiment}", f"data={data}")
     assert settings.data.name == data
+    if experiment in ("compare", "search"):
+        assert bool(settings.comparison.arms) == (experiment == "compare")
+        assert bool(settings.search.space) == (experiment == "search")
+        return
     assert settings.baseline.epochs == 0
     assert settings.insertion.init == "standard"
     assert list(settings.schedule) == ["scratch"]

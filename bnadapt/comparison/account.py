@@ -1,0 +1,196 @@
+"""What a person sees of a comparison: the plan before it, the choice and the report after it, and all in MLflow."""
+
+import os
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from rich.console import Console
+
+from bnadapt.account import data_facts, shape, sizes, ui_line
+from bnadapt.config import ArmSettings, Settings
+from bnadapt.evaluation.arms import ArmResult, Comparison
+from bnadapt.evaluation.compare_advice import comparison_advice
+from bnadapt.ledger import attempt
+from bnadapt.report.comparison_contents import comparison_contents
+from bnadapt.report.comparison_drawings import comparison_drawings
+from bnadapt.report.comparison_material import ComparisonMaterial
+from bnadapt.report.comparison_tables import comparison_rows, comparison_table, comparison_text
+from bnadapt.report.page import Plot, html, markdown
+from bnadapt.report.tables import advice_text, duration
+from bnadapt.start import Start
+from bnadapt.tracking.runs import PipelineRun
+from bnadapt.tracking.store import Tracker
+from bnadapt.tracking.versions import versions
+
+
+def run_name(settings: Settings, start: Start) -> str:
+    """Of the comparison's run, what differs between comparisons first."""
+    if settings.tracking.run_name:
+        return settings.tracking.run_name
+    source, target = start.parameters["baseline_data"], start.parameters["data"]
+    data = target if source == target else f"{source}>{target}"
+    labels = ",".join(str(each or "all") for each in _labels(settings))
+    return f"{data} {labels} labels {start.parameters['model'].split(' ')[0]} arms"
+
+
+def parameters(settings: Settings, start: Start) -> dict[str, str]:
+    """What describes the comparison in a word each."""
+    comparison = settings.comparison
+    return {
+        **{key: value for key, value in start.parameters.items() if key not in ("schedule", "init")},
+        "seed": ", ".join(str(settings.seed + seed) for seed in comparison.seeds),
+        "labels_per_class": ", ".join(str(each or "all") for each in _labels(settings)),
+        "steps": str(comparison.steps),
+        "learning_rates": ", ".join(f"{rate:g}" for rate in comparison.learning_rates),
+    }
+
+
+def parameters_of(result: ArmResult) -> dict[str, str]:
+    """What tells an arm's run from the others."""
+    return {
+        "arm": result.arm,
+        "seed": str(result.seed),
+        "labels_per_class": str(result.labels or "all"),
+        "learning_rate": "" if result.learning_rate is None else f"{result.learning_rate:g}",
+        "baseline": result.baseline[:12],
+    }
+
+
+def record_start(
+    console: Console,
+    run: PipelineRun,
+    settings: Settings,
+    start: Start,
+    arms: Mapping[str, ArmSettings],
+    left_out: Sequence[str],
+) -> None:
+    """Say what will be compared, and put it and the data's identity into the comparison's run."""
+    splits, comparison = start.splits, settings.comparison
+    rates = ", ".join(f"{rate:g}" for rate in comparison.learning_rates)
+    seeds = ", ".join(str(settings.seed + seed) for seed in comparison.seeds)
+    name = f"{start.source_splits.name} -> {splits.name}" if start.transfers else splits.name
+    lines = [
+        name,
+        f"  {sizes(splits)} images of {shape(splits)}, {len(splits.classes)} classes",
+        f"  network: {start.parameters['model']}",
+        f"  every arm: {comparison.steps:,} steps of {settings.data.batch_size} images, learning rates {rates}; "
+        f"seeds {seeds}",
+        *(f"  {note}" for note in (*start.notes, *left_out)),
+        "",
+        *(f"  {arm:{max(map(len, arms))}}  {how.description}" for arm, how in arms.items()),
+        "",
+    ]
+    console.print("\n".join(lines), soft_wrap=True)
+    run.log_text("plan.txt", "\n".join(lines))
+    run.log_dataset(splits.name, splits.digest, "adaptation", {"classes": str(len(splits.classes))})
+    if start.transfers:
+        run.log_dataset(start.source_splits.name, start.source_splits.digest, "baseline")
+
+
+def record(run: PipelineRun, directory: Path, material: ComparisonMaterial) -> Path | None:
+    """Put the choice, the table and the report into the comparison's run; returns where the page lies."""
+    for comparison in material.comparisons:
+        run.log_comparison(comparison)
+    last = material.comparisons[-1]
+    run.log_table(comparison_rows(material), "arms.csv")
+    run.log_text("verdict.txt", "\n".join(last.sentences))
+    run.describe(" ".join(last.sentences))
+    return attempt("the report", lambda: _report(run, directory, material))
+
+
+def material(
+    run: PipelineRun,
+    settings: Settings,
+    start: Start,
+    arms: Mapping[str, ArmSettings],
+    left_out: Sequence[str],
+    results: Sequence[ArmResult],
+    comparisons: Sequence[Comparison],
+    seconds: float,
+) -> ComparisonMaterial:
+    """Everything that the report tells of."""
+    comparison = settings.comparison
+    return ComparisonMaterial(
+        title=f"{start.source_splits.name} to {start.splits.name}" if start.transfers else start.splits.name,
+        facts=(
+            start.parameters["model"],
+            f"{comparison.steps:,} steps",
+            f"{len(comparison.seeds)} seeds" if len(comparison.seeds) > 1 else "1 seed",
+            duration(seconds),
+            datetime.now().astimezone().isoformat(" ", "minutes"),
+        ),
+        comparisons=tuple(comparisons),
+        results=tuple(results),
+        descriptions={name: arm.description for name, arm in arms.items()},
+        data=data_facts(start.splits),
+        source_data=data_facts(start.source_splits) if start.transfers else {},
+        notes=(*start.notes, *left_out),
+        advice=attempt("the advice", lambda: comparison_advice(comparisons, results)) or (),
+        command=run.command,
+        versions=versions(),
+        seeds={
+            "seed": ", ".join(str(settings.seed + seed) for seed in comparison.seeds),
+            "data.labels_seed": ", ".join(str(settings.data.labels_seed + seed) for seed in comparison.seeds),
+            "data.split_seed": str(settings.data.split_seed),
+        },
+        configuration=run.config_yaml,
+        run_id=run.run_id,
+        seconds=seconds,
+    )
+
+
+def print_outcome(
+    console: Console,
+    settings: Settings,
+    tracker: Tracker,
+    material: ComparisonMaterial,
+    report: Path | None,
+    best: Path,
+) -> None:
+    """Print the arms, which one to use, what to try next, and where everything lies."""
+    for comparison in material.comparisons:
+        console.print()
+        console.print(comparison_table(comparison, material.descriptions))
+        console.print()
+        console.print(comparison_text(comparison))
+    if material.advice:
+        console.print()
+        console.print(advice_text(material.advice))
+    console.print()
+    recommended = material.comparisons[-1].recommended
+    console.print(f"kept: {recommended}, the best of its seeds by validation, in {best}", soft_wrap=True)
+    console.print(f"took {duration(material.seconds)}")
+    if report is not None:
+        console.print(f"report: {report}", soft_wrap=True)
+    console.print(f"run: {material.run_id}")
+    program = os.environ.get("BNADAPT_COMMAND", "bnadapt")
+    console.print(f"look at the runs: {ui_line(program, settings, tracker)}", soft_wrap=True)
+
+
+def _report(run: PipelineRun, directory: Path, material: ComparisonMaterial) -> Path:
+    plots: dict[str, list[Plot]] = {}
+    missing = []
+    for drawing in comparison_drawings(material):
+        png = attempt(f"the plot {drawing.path}", drawing.png)
+        if png is None:
+            missing.append(f"Missing, because it could not be drawn: {drawing.title}.")
+            continue
+        _keep(run, directory, drawing.path, png)
+        plots.setdefault(drawing.section, []).append(Plot(drawing.path, drawing.title, png))
+    page = comparison_contents(material, plots, missing)
+    # A name of a file that is no text in any encoding has letters that cannot be written.
+    _keep(run, directory, "report.md", markdown(page).encode("utf-8", "replace"))
+    return _keep(run, directory, "report.html", html(page).encode("utf-8", "replace"))
+
+
+def _keep(run: PipelineRun, directory: Path, name: str, content: bytes) -> Path:
+    path = directory / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    run.log_bytes(name, content)
+    return path
+
+
+def _labels(settings: Settings) -> list[int | None]:
+    return settings.comparison.labels_per_class or [settings.data.labels_per_class]

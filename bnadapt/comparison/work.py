@@ -1,0 +1,174 @@
+"""What a comparison keeps while it runs: data, baselines, networks to start from, results."""
+
+import shutil
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import keras
+from rich.console import Console
+
+from bnadapt.comparison import account
+from bnadapt.comparison.arms import Repetition, trains
+from bnadapt.config import BASELINE, ArmSettings, DataSettings, Settings, inserts
+from bnadapt.data.load import load
+from bnadapt.data.splits import Splits
+from bnadapt.evaluation.arms import ArmResult, Comparison
+from bnadapt.evaluation.results import Scores
+from bnadapt.procedure import Listener, Procedure, weights_digest
+from bnadapt.report.tables import duration
+from bnadapt.start import Start
+from bnadapt.tracking.comparisons import ArmRun
+from bnadapt.tracking.runs import PipelineRun
+from bnadapt.training.progress import Display
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A trained baseline: its file and the SHA-256 of its weights."""
+
+    path: Path
+    digest: str
+
+
+@dataclass
+class Networks:
+    """What arms start from: the baseline, and the same with batch normalization put in, each made once."""
+
+    directory: Path
+    baseline: Baseline
+    start: Start
+    scores: dict[Path, Scores] = field(default_factory=dict)
+    _inserted: dict[str, Path] = field(default_factory=dict)
+
+    def inserted(self, procedure: Procedure) -> Path:
+        """The file of the network that an arm with these settings starts from."""
+        settings = procedure.settings
+        if not inserts(settings.placement):
+            if self.baseline.path not in self.scores:
+                network = keras.saving.load_model(self.baseline.path, compile=False)
+                self.scores[self.baseline.path] = procedure.scores(network, self.start.splits.validation)
+            return self.baseline.path
+        key = repr((settings.placement, settings.insertion))
+        if key not in self._inserted:
+            path = self.directory / f"inserted{len(self._inserted)}.keras"
+            network = procedure.insert(keras.saving.load_model(self.baseline.path, compile=False)).network
+            network.save(path)
+            self.scores[path] = procedure.scores(network, self.start.splits.validation)
+            self._inserted[key] = path
+        return self._inserted[key]
+
+
+@dataclass
+class Work:
+    """What has been done of a comparison, and what is left of it."""
+
+    settings: Settings
+    arms: dict[str, ArmSettings]
+    run: PipelineRun
+    directory: Path
+    console: Console
+    total: int
+    results: list[ArmResult] = field(default_factory=list)
+    paths: list[Path] = field(default_factory=list)
+    runs: list[ArmRun] = field(default_factory=list)
+    _baselines: dict[tuple[int, int | str | None], Baseline] = field(default_factory=dict)
+    _began: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def silent(self) -> Display:
+        """Hundreds of trainings: a line for each arm says enough."""
+        return Display(Console(quiet=True), "none")
+
+    def file(self, name: str) -> Path:
+        """Where a network lies in the meantime."""
+        return self.directory / f"{name}.keras"
+
+    def rates(self, name: str, arm: ArmSettings, repetition: Repetition) -> list[float | None]:
+        """The learning rates to try: all of them, or the one that an earlier seed chose."""
+        if not trains(arm):
+            return [None]
+        earlier = [
+            result.learning_rate
+            for result in self.results
+            if result.arm == name and result.labels == repetition.labels
+        ]
+        if earlier and self.settings.comparison.choose_rate == "first":
+            return earlier[:1]
+        return list(self.settings.comparison.learning_rates)
+
+    def baseline(self, repetition: Repetition, start: Start, procedure: Procedure) -> Baseline:
+        """The trained baseline of a repetition; the same for all numbers of labels where it saw none of them."""
+        depends = not start.transfers or start.new_head_for_target
+        key = (repetition.seed, repetition.labels if depends else "any")
+        if key not in self._baselines:
+            network, _ = procedure.train_baseline(start.network, Listener())
+            path = self.file(f"{BASELINE}_s{key[0]}_{key[1] or 'all'}")
+            network.save(path)
+            self._baselines[key] = Baseline(path, weights_digest(network))
+        return self._baselines[key]
+
+    def finish(self, result: ArmResult, path: Path, before: Scores) -> None:
+        """Keep and record what an arm left, and say so."""
+        self.results.append(result)
+        self.paths.append(path)
+        done = len(self.results)
+        labels = f", {result.labels or 'all'} labels" if self.settings.comparison.labels_per_class else ""
+        rate = "" if result.learning_rate is None else f"  rate {result.learning_rate:g}"
+        left = (time.monotonic() - self._began) / done * (self.total - done)
+        self.console.print(
+            f"{done:3}/{self.total}  seed {result.seed}{labels}  {result.arm}: validation "
+            f"{100 * result.validation.accuracy:.1f} %{rate}  ({result.seconds:.0f} s, "
+            f"{duration(left)} left)",
+            soft_wrap=True,
+        )
+        with self.run.arm(
+            result.arm,
+            parameters=account.parameters_of(result),
+            tags={},
+        ) as run:
+            run.log_start(before)
+            run.log_result(result)
+        self.runs.append(run)
+
+    def keep_recommended(self, comparison: Comparison, path: Path, start: Start) -> Path:
+        """Keep the recommended arm's best network by validation in a file, and record it."""
+        candidates = [
+            number
+            for number, result in enumerate(self.results)
+            if result.arm == comparison.recommended and result.labels == comparison.labels
+        ]
+        best = max(candidates, key=lambda number: rank_of(self.results[number].validation))
+        path.write_bytes(self.paths[best].read_bytes())
+        if self.settings.tracking.log_models:
+            network = keras.saving.load_model(path, compile=False)
+            images = next(iter(start.splits.validation.batches(1)))[0]
+            self.runs[best].log_model(network, images.numpy())
+        shutil.rmtree(self.directory)  # a network for each arm and seed is much, and all are scored
+        return path
+
+
+class Reader:
+    """Reads data sets and keeps the last two: the source, which stays, and the target with its present labels."""
+
+    def __init__(self) -> None:
+        """Nothing is read yet."""
+        self._read: OrderedDict[str, Splits] = OrderedDict()
+
+    def __call__(self, settings: DataSettings, image_shape: tuple[int, int, int]) -> Splits:
+        """The data set, as :func:`bnadapt.data.load.load` gives it."""
+        key = repr((settings, image_shape))
+        splits = self._read.pop(key, None) or load(settings, image_shape)
+        self._read[key] = splits
+        while len(self._read) > 2:
+            self._read.popitem(last=False)
+        return splits
+
+
+def rank_of(scores: Scores) -> tuple[float, float]:
+    """What makes one network better than another: validation accuracy, then validation loss."""
+    return scores.accuracy, -round(scores.loss, 4)
