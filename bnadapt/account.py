@@ -10,7 +10,7 @@ from io import StringIO
 import numpy as np
 from rich.console import Console
 
-from bnadapt.config import BASELINE, EVALUATE, INSERT, Settings, TrackingSettings, chosen_stages
+from bnadapt.config import BASELINE, EVALUATE, INSERT, Settings, TrackingSettings, chosen_stages, length_of
 from bnadapt.data.splits import Splits
 from bnadapt.evaluation.advice import Evidence, advise
 from bnadapt.evaluation.changes import Changes, changed_images, images_at
@@ -200,11 +200,11 @@ def _facts(start: Start, ledger: Ledger) -> tuple[str, ...]:
     place = _where(parameters["placement"])
     if INSERT in chosen_stages(settings) and start.sites:
         place += f" in {len(start.sites)} layers" if len(start.sites) > 1 else " in 1 layer"
-    epochs = ", ".join(f"{name} {how.epochs}" for name, how in settings.schedule.items())
+    lengths = ", ".join(f"{name} {length_of(how)}".strip() for name, how in settings.schedule.items())
     return (
         parameters["model"],
         place,
-        *((f"epochs: {epochs}",) if epochs else ()),
+        *((lengths,) if lengths else ()),
         f"seed {settings.seed}",
         datetime.now().astimezone().isoformat(" ", "minutes"),
     )

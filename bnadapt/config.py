@@ -82,6 +82,11 @@ class DataSettings:
     )
     split_seed: int = setting(0, "which images are held out; independent of seed", minimum=0)
     train_limit: int | None = setting(None, "use at most so many training images", minimum=1)
+    validation_limit: int | None = setting(
+        None,
+        "use at most so many validation images: where labels are few, those to choose by are few as well",
+        minimum=1,
+    )
     labels_per_class: int | None = setting(
         None,
         "train on so many labelled images of each class; the other training images stay, without their labels, for "
@@ -437,6 +442,14 @@ def inserts(placement: PlacementSettings) -> bool:
 def takes_steps(how: StageSettings) -> bool:
     """Whether a stage takes optimizer steps: by steps or epochs, and not where it measures statistics alone."""
     return how.train != [STATISTICS] and (how.steps is not None or how.epochs > 0)
+
+
+def length_of(how: StageSettings) -> str:
+    """How long a stage trains at most, in words: ``5 epochs``, ``300 steps``; empty where it takes no steps."""
+    if not takes_steps(how):
+        return ""
+    count, unit = (how.epochs, "epoch") if how.steps is None else (how.steps, "step")
+    return f"{count:,} {unit}" if count == 1 else f"{count:,} {unit}s"
 
 
 def settings_by_key(settings: Any, prefix: str = "") -> dict[str, tuple[Any, "Field[Any]"]]:

@@ -18,12 +18,15 @@ from bnadapt.evaluation.diagnostics import diagnose, measure_shift
 from bnadapt.evaluation.results import Diagnosis, Epoch, LayerShift, Scores, StageResult
 from bnadapt.evaluation.scores import score
 from bnadapt.normalization.patch import save_patch
+from bnadapt.report.rate_test import rate_test
+from bnadapt.report.style import png_of
 from bnadapt.start import Start, summary_of
 from bnadapt.tracking.models import load_model
 from bnadapt.tracking.names import diagnosis_metrics, shift_metrics, stage_label
 from bnadapt.tracking.runs import PipelineRun, StageRun
 from bnadapt.tracking.store import Tracker
 from bnadapt.training.fit import Trained
+from bnadapt.training.rate import RateTest
 
 _log = logging.getLogger(__name__)
 
@@ -257,6 +260,22 @@ class OpenStage:
         number = metrics.pop("number")
         self.run.log_epoch(number, {prefix + key: value for key, value in metrics.items()})
 
+    def log_rate_test(self, test: RateTest) -> None:
+        """Record a range test of the learning rate: what it suggests and why, its losses, and a plot of them."""
+        self.run.log_metrics({"found_learning_rate": test.suggestion})
+        self.run.log_text("learning_rate.txt", test.explanation)
+        rows = [
+            {"learning_rate": rate, "loss": loss, "smoothed": smoothed}
+            for rate, loss, smoothed in zip(test.rates, test.losses, test.smoothed, strict=True)
+        ]
+        self.run.log_table(rows, "learning_rate.csv")
+        png = attempt(
+            "the plot of the learning rates",
+            lambda: png_of(rate_test(self._name, test.rates, test.losses, test.smoothed, test.suggestion)),
+        )
+        if png is not None:
+            self.run.log_bytes("learning_rate.png", png)
+
     def log_start(self, network: keras.Model) -> None:
         """Record the validation scores before the first step, where the stage's curves begin."""
         scores = self._ledger.scores(network, self._ledger.splits.validation)
@@ -277,5 +296,6 @@ class OpenStage:
                 history=list(trained.history) if trained and with_history else [],
                 validation=self._ledger.scores(network, self._ledger.splits.validation),
                 kept_epoch=trained.kept_epoch if trained else 0,
+                learning_rate=trained.learning_rate if trained else None,
             ),
         )

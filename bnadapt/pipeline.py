@@ -132,17 +132,19 @@ def _control(work: "_Work") -> None:
     if not scheduled or CONTROL in results:
         return  # nothing was trained, or the run that is evaluated has its control already
     steps_per_epoch = procedure.splits.train.steps(procedure.settings.data.batch_size)
-    parts = {
-        name: replace(
-            schedule[name],
+    parts = {}
+    for name in scheduled:
+        how, rate = schedule[name], results[name].learning_rate
+        parts[name] = replace(
+            how,
             train=[ALL],
             batch_norm={},
             epochs=math.ceil(results[name].steps / steps_per_epoch),
-            steps=results[name].steps if schedule[name].steps else None,
+            steps=results[name].steps if how.steps else None,
+            learning_rate=rate or how.learning_rate,
+            find_rate=how.find_rate and rate is None,
             patience=None,  # as many steps, also where they no longer help
         )
-        for name in scheduled
-    }
     with work.ledger.stage(CONTROL, *parts.values()) as stage:
         network = work.ledger.network(BASELINE)
         stage.log_start(network)
@@ -180,4 +182,5 @@ def _listener(stage: OpenStage) -> Listener:
     return Listener(
         epoch=lambda epoch, prefix: stage.log_epoch(epoch, prefix=prefix),
         policy=lambda table: stage.run.log_text("policy.txt", table),
+        rate=stage.log_rate_test,
     )

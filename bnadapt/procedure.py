@@ -4,7 +4,6 @@ import hashlib
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import keras
 
@@ -21,6 +20,7 @@ from bnadapt.surgery.insert import insert_batch_norm
 from bnadapt.surgery.sites import Sites
 from bnadapt.training.fit import Trained, momentum_for, train_stage
 from bnadapt.training.progress import Display
+from bnadapt.training.rate import RateTest
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Listener:
 
     epoch: Callable[[Epoch, str], None] = lambda epoch, prefix: None
     policy: Callable[[str], None] = lambda table: None
-    rate: Callable[[Any], None] = lambda test: None
+    rate: Callable[[RateTest], None] = lambda test: None
 
 
 @dataclass(frozen=True)
@@ -175,6 +175,7 @@ class Procedure:
             seed=self.seed(name),
             display=self.display,
             on_policy=listener.policy,
+            on_rate=listener.rate,
             on_epoch=lambda epoch: listener.epoch(replace(epoch, number=epoch.number + done), prefix),
         )
 

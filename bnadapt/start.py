@@ -19,7 +19,9 @@ from bnadapt.config import (
     StageSettings,
     chosen_stages,
     inserts,
+    length_of,
     stage_order,
+    takes_steps,
 )
 from bnadapt.data.load import Description, choose_image_shape, describe, load
 from bnadapt.data.splits import Splits
@@ -27,7 +29,7 @@ from bnadapt.errors import StageError, SurgeryError
 from bnadapt.models.build import build
 from bnadapt.models.fit_to_data import Fitted, fit_to_data, input_shape, load_file, returns_probabilities
 from bnadapt.normalization.patch import apply_patch
-from bnadapt.normalization.policy import ALL, BATCH_NORM, HEAD, train_only
+from bnadapt.normalization.policy import ALL, BATCH_NORM, HEAD, drawn_entries, train_only
 from bnadapt.report.plan import PlanStage
 from bnadapt.stages import needed_before, require_stages
 from bnadapt.surgery.graph import layer_paths
@@ -268,7 +270,9 @@ def _baseline_training(settings: Settings, fitted: Fitted) -> StageSettings:
     if settings.model.kind != "file":
         return replace(how, train=[ALL])
     # A trained network as it is; only a head that knows nothing yet needs to learn.
-    return replace(how, train=[HEAD], epochs=how.epochs if fitted.new_head else 0)
+    if fitted.new_head:
+        return replace(how, train=[HEAD])
+    return replace(how, train=[HEAD], epochs=0, steps=None)
 
 
 def _rehearse(
@@ -304,7 +308,7 @@ def _plan_control(settings: Settings, network: keras.Model) -> PlanStage:
     train_only(network, ALL)
     return PlanStage(
         name=CONTROL,
-        epochs=sum(how.epochs for how in settings.schedule.values()),
+        length=" + ".join(filter(None, map(length_of, settings.schedule.values()))),
         learning_rate=None,
         trains="all, no insertion",
         trainable=trainable_parameters(network),
@@ -314,15 +318,15 @@ def _plan_control(settings: Settings, network: keras.Model) -> PlanStage:
 
 def _plan_stage(name: str, network: keras.Model, how: StageSettings) -> PlanStage:
     without_labels = how.train == [STATISTICS]
-    idle = how.epochs == 0 or (how.train == [BATCH_NORM] and not has_batch_norm(network))
-    if not idle and not without_labels:
+    idle = not takes_steps(how) or (how.train == [BATCH_NORM] and not has_batch_norm(network))
+    if not idle:
         set_policy(network, how)
     return PlanStage(
         name=name,
-        epochs=0 if without_labels else how.epochs,
+        length=length_of(how),
         learning_rate=None if without_labels else how.learning_rate,
         trains="nothing" if without_labels else ", ".join(how.train),
-        trainable=0 if idle or without_labels else trainable_parameters(network),
+        trainable=0 if idle else trainable_parameters(network, drawn_entries(network, how.train, seed=0)),
         statistics=_statistics_in_words(how)
         if has_batch_norm(network) and (without_labels or not idle)
         else "",
@@ -353,7 +357,10 @@ def _parameters(
         "model": _model_name(settings),
         "placement": _placement_name(settings.placement),
         "init": settings.insertion.init,
-        "schedule": ", ".join(f"{name} {how.epochs}" for name, how in settings.schedule.items()),
+        "schedule": ", ".join(
+            f"{name} {how.epochs if how.steps is None else length_of(how)}"
+            for name, how in settings.schedule.items()
+        ),
         "seed": str(settings.seed),
     }
     inherited = ([] if BASELINE in stages else ["baseline_data", "model"]) + (

@@ -6,7 +6,15 @@ from dataclasses import fields, is_dataclass
 import pytest
 
 from bnadapt.checks import check
-from bnadapt.config import Settings, StageSettings, SwitchSettings, chosen_stages, inserts, stage_order
+from bnadapt.config import (
+    Settings,
+    StageSettings,
+    SwitchSettings,
+    chosen_stages,
+    inserts,
+    stage_order,
+    takes_steps,
+)
 from bnadapt.errors import SettingsError
 
 
@@ -79,6 +87,28 @@ def test_valid_settings_pass() -> None:
         ),
         (lambda s: setattr(s.schedule["adapt"], "prior", 16.0), "schedule.adapt.prior=16 is used by train="),
         (
+            lambda s: setattr(s.schedule["adapt"], "train", ["0 per channel"]),
+            "schedule.adapt.train=0 per channel: must be at least 1",
+        ),
+        (lambda s: setattr(s.schedule["adapt"], "steps", 0), "schedule.adapt.steps=0: must be at least 1"),
+        (lambda s: setattr(s.schedule["adapt"], "looks", 0), "schedule.adapt.looks=0: must be at least 1"),
+        (
+            lambda s: setattr(s.schedule["adapt"], "layerwise_decay", 0.0),
+            "schedule.adapt.layerwise_decay=0.0: must be greater than 0",
+        ),
+        (
+            lambda s: setattr(s.schedule["adapt"], "layerwise_decay", 1.1),
+            "schedule.adapt.layerwise_decay=1.1: must be at most 1",
+        ),
+        (
+            lambda s: s.schedule.update(only=StageSettings(train=["statistics"], find_rate=True)),
+            "schedule.only.find_rate is not used by train=[statistics]: there is no learning rate",
+        ),
+        (
+            lambda s: s.schedule.update(only=StageSettings(train=["statistics"], layerwise_decay=0.5)),
+            "schedule.only.layerwise_decay is not used by train=[statistics]: there is no learning rate",
+        ),
+        (
             lambda s: setattr(s.schedule["adapt"], "statistics", "frozen"),
             "schedule.adapt.statistics=frozen: choose one of move, stay",
         ),
@@ -119,6 +149,36 @@ def test_a_batch_of_one_needs_moving_statistics_wherever_something_trains() -> N
         check(settings)
     settings.schedule["adapt"].train = ["statistics"]
     settings.schedule["finetune"].normalize = "moving"
+    check(settings)
+
+
+def test_a_batch_of_one_is_refused_where_steps_are_counted_too() -> None:
+    settings = valid()
+    settings.data.batch_size = 1
+    settings.schedule = {"adapt": StageSettings(epochs=0)}
+    check(settings)
+    settings.schedule["adapt"].steps = 5
+    with pytest.raises(SettingsError, match=r"data.batch_size=1: "):
+        check(settings)
+
+
+@pytest.mark.parametrize(
+    ("how", "takes"),
+    [
+        (StageSettings(), True),
+        (StageSettings(epochs=0), False),
+        (StageSettings(epochs=0, steps=1), True),
+        (StageSettings(train=["statistics"], steps=1), False),
+        (StageSettings(train=["2 per channel", "head"], epochs=1), True),
+    ],
+)
+def test_a_stage_takes_steps_by_steps_or_epochs(how: StageSettings, takes: bool) -> None:
+    assert takes_steps(how) == takes
+
+
+def test_so_many_weights_per_channel_is_a_selector() -> None:
+    settings = valid()
+    settings.schedule["adapt"].train = ["2 per channel", "head"]
     check(settings)
 
 

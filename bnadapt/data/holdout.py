@@ -24,7 +24,8 @@ def plan(
 
     What has no part of its own is held out from train: the order of train's images is permuted by
     ``data.split_seed``, test is taken from its beginning, then validation, and train is the rest, of
-    which ``data.train_limit`` takes the first. A larger limit therefore only adds images. The shares
+    which ``data.train_limit`` takes the first, as ``data.validation_limit`` does of validation. A larger limit
+    therefore only adds images, and what is left out of validation trains nothing either. The shares
     refer to the whole of train. NumPy guarantees the permutation across its releases.
 
     Args:
@@ -39,27 +40,26 @@ def plan(
     source = parts["train"]
     assert source is not None
     size = sizes[source]
-    generator = np.random.MT19937(np.random.SeedSequence(settings.split_seed))
-    order = np.random.RandomState(generator).permutation(size)
+    order = _generator_of(settings).permutation(size)
     shares: dict[str, Share] = {}
-    notes, start = [], 0
+    notes: list[str] = []
+    start = 0
     for role, fraction in (("test", settings.test_fraction), ("validation", settings.validation_fraction)):
         part = parts[role]
+        limit = settings.validation_limit if role == "validation" else None
         if part is not None:
-            shares[role] = Share(part, np.arange(sizes[part]))
+            shares[role] = Share(
+                part, _limited(role, _generator_of(settings).permutation(sizes[part]), limit, notes)
+            )
             continue
         count = max(1, round(size * fraction))
-        shares[role] = Share(source, np.sort(order[start : start + count]))
+        shares[role] = Share(source, _limited(role, order[start : start + count], limit, notes))
         start += count
         notes.append(
             f"{role}: {count} of the {size} images of {source}, held out at random "
             f"(data.{role}_fraction={fraction}, data.split_seed={settings.split_seed})"
         )
-    left = order[start:]
-    chosen = left[: settings.train_limit]
-    if len(chosen) < len(left):
-        notes.append(f"train: {len(chosen)} of {len(left)} images, chosen at random (data.train_limit)")
-    shares["train"] = Share(source, np.sort(chosen))
+    shares["train"] = Share(source, _limited("train", order[start:], settings.train_limit, notes))
     for role, share in shares.items():
         if not len(share.indices):
             raise DataError(
@@ -67,6 +67,18 @@ def plan(
                 "give more images, or smaller data.validation_fraction and data.test_fraction"
             )
     return shares, notes
+
+
+def _generator_of(settings: DataSettings) -> np.random.RandomState:
+    return np.random.RandomState(np.random.MT19937(np.random.SeedSequence(settings.split_seed)))
+
+
+def _limited(role: str, order: np.ndarray, limit: int | None, notes: list[str]) -> np.ndarray:
+    """The first positions of a random order, sorted, with a note where some are left out."""
+    chosen = order[:limit]
+    if len(chosen) < len(order):
+        notes.append(f"{role}: {len(chosen)} of {len(order)} images, chosen at random (data.{role}_limit)")
+    return np.sort(chosen)
 
 
 def with_labels(train: Share, labels: np.ndarray, settings: DataSettings) -> tuple[Share, list[str]]:

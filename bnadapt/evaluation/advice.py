@@ -180,10 +180,12 @@ def _more_epochs(evidence: Evidence) -> str | None:
     losses = [*([start.loss] if start else []), *(epoch.val_loss for epoch in stage.history)]
     if len(losses) < 2 or not losses[-1] < (1 - STILL_FALLING) * min(losses[:-1]):
         return None
-    epochs = stage.history[-1].number
+    looks = stage.history[-1].number
+    steps = evidence.schedule[stage.name].steps
+    setting = f"epochs={2 * looks}" if steps is None else f"steps={2 * steps}"
     return (
         f"The validation loss of {stage.name} was still falling in its last epoch ({losses[-2]:.3g} to "
-        f"{losses[-1]:.3g}): more epochs, schedule.{stage.name}.epochs={2 * epochs}"
+        f"{losses[-1]:.3g}): train longer, schedule.{stage.name}.{setting}"
     )
 
 

@@ -4,8 +4,6 @@ from dataclasses import dataclass
 
 from bnadapt.evaluation.results import Difference, Epoch, Scores
 
-UNTOUCHED = "untouched"  # the arm that every comparison has: the baseline as it is
-
 
 @dataclass(frozen=True)
 class RateTried:

@@ -110,6 +110,8 @@ class StageResult:
         validation: Scores on the validation images after the stage.
         test: Scores on the test images, once evaluated.
         kept_epoch: Number of the epoch whose weights were kept; 0 where nothing trained.
+        learning_rate: The one that it began with, as set or as found; None where nothing trained or an earlier
+            run did it.
         diagnosis: What its batch normalization does; None without any, or where nobody looked.
     """
 
@@ -121,6 +123,7 @@ class StageResult:
     validation: Scores | None = None
     test: Scores | None = None
     kept_epoch: int = 0
+    learning_rate: float | None = None
     diagnosis: Diagnosis | None = None
 
 
@@ -132,9 +135,10 @@ class Difference:
         estimate: The difference, -1 to 1.
         low: Lower end of the interval, -1 to 1.
         high: Upper end of the interval, -1 to 1.
-        p_value: Of McNemar's test that the two are right equally often.
-        gained: Number of images that only the first network predicts rightly.
-        lost: Number of images that only the second network predicts rightly.
+        p_value: That the two are right equally often: of McNemar's test for two networks, of Student's distribution
+            over seeds and images where each is trained with several seeds.
+        gained: Number of images that only the first network predicts rightly, of all seeds together.
+        lost: Number of images that only the second network predicts rightly, likewise.
     """
 
     estimate: float

@@ -16,12 +16,13 @@ def wilson(scores: Scores) -> tuple[float, float]:
     return wilson_of(float(np.mean(scores.correct)) if count else 0.0, count)
 
 
-def wilson_of(share: float, count: int) -> tuple[float, float]:
+def wilson_of(share: float, count: float, quantile: float = Z_95) -> tuple[float, float]:
     """The 95 % interval of a share of so many images by Wilson's score method; 0 to 1 without images."""
     if count == 0:
         return 0.0, 1.0
-    centre = (share + Z_95**2 / (2 * count)) / (1 + Z_95**2 / count)
-    half = Z_95 * math.sqrt(share * (1 - share) / count + Z_95**2 / (4 * count**2)) / (1 + Z_95**2 / count)
+    centre = (share + quantile**2 / (2 * count)) / (1 + quantile**2 / count)
+    spread = math.sqrt(share * (1 - share) / count + quantile**2 / (4 * count**2))
+    half = quantile * spread / (1 + quantile**2 / count)
     return max(centre - half, 0.0), min(centre + half, 1.0)
 
 

@@ -54,7 +54,7 @@ def judge(results: list[StageResult], *, resamples: int) -> Verdict:
 
 def points(difference: Difference) -> str:
     """A difference of accuracies in percentage points with its interval."""
-    return f"{_signed(difference.estimate)} points ({_interval(difference)})"
+    return f"{signed(difference.estimate)} points ({_interval(difference)})"
 
 
 def shows_more(difference: Difference) -> bool:
@@ -123,9 +123,9 @@ def _p_value(value: float) -> str:
 
 
 def _interval(difference: Difference) -> str:
-    return f"95 % interval {_signed(difference.low)} to {_signed(difference.high)}"
+    return f"95 % interval {signed(difference.low)} to {signed(difference.high)}"
 
 
-def _signed(share: float) -> str:
+def signed(share: float) -> str:
     """A share in percentage points; adding zero turns a negative zero, which would read as a loss, into a plain one."""
     return f"{round(100 * share, 1) + 0.0:+.1f}"

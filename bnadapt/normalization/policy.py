@@ -5,9 +5,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
-from bnadapt.config import UPPER
+from bnadapt.config import PER_CHANNEL, UPPER
 from bnadapt.errors import SurgeryError
+from bnadapt.normalization.drawn import channel_kernels, draw
 from bnadapt.normalization.switches import (
     Normalize,
     Statistics,
@@ -55,8 +57,10 @@ def train_only(
         model: a Sequential or Functional network.
         what: one or several of: "all"; "batch_norm"; "head" (see ``head_layers``); "biases" (weights named
             bias, so not batch normalization's beta); "upper 33%" (that share of the weighted layers, rounded
-            up, counted from the output in graph order, and everything between and behind them); or regular
-            expressions over paths or names of layers (full match).
+            up, counted from the output in graph order, and everything between and behind them); "2 per channel"
+            (the kernels of all layers that could have batch normalization, of which the optimizer must then
+            hold all but some entries: see ``drawn_entries``); or regular expressions over paths or names of
+            layers (full match).
         statistics: whether the moving statistics of batch normalization that trains "move" or "stay".
         normalize: whether it normalizes with the "batch" or with the "moving" statistics meanwhile. Batch
             normalization of which neither gamma nor beta trains keeps its statistics and uses them, whatever
@@ -91,6 +95,48 @@ def train_only(
     return list(trains)
 
 
+def drawn_entries(model: keras.Model, what: str | Sequence[str], *, seed: int) -> dict[str, np.ndarray]:
+    """Which entries of which kernels train, where "2 per channel" selects: two for every output channel.
+
+    As many as batch normalization has gamma and beta, at random places: the control that shows whether
+    training batch normalization alone does more than training just as few other weights (Frankle, Schwab and
+    Morcos, 2021, "Training BatchNorm and only BatchNorm"). Changes nothing. No flag can freeze a part of a
+    weight; the optimizer has to.
+
+    Args:
+        model: a Sequential or Functional network.
+        what: as in ``train_only``; a kernel that another selector selects as a whole is left out.
+        seed: of the draw, which depends on it and on the kernels' paths alone.
+
+    Returns:
+        By path of the kernel: True where an entry trains, of the kernel's shape. Empty where nothing is drawn.
+
+    Raises:
+        SurgeryError: a selector that matches no weight.
+    """
+    selectors = [what] if isinstance(what, str) else list(what)
+    numbers = [int(match[1]) for each in selectors if (match := PER_CHANNEL.fullmatch(each))]
+    if not numbers:
+        return {}
+    entries = layer_tree(model)
+    whole = {
+        id(weight)
+        for selector in selectors
+        if not PER_CHANNEL.fullmatch(selector)
+        for entry, only in _select(model, entries, selector)
+        for weight in own_weights(entry.layer)
+        if only(weight)
+    }
+    paths = {id(weight): path for path, weight in weights_by_path(model).items()}
+    return {
+        paths[id(kernel.weight)]: draw(
+            tuple(kernel.weight.shape), kernel.axes, max(numbers), seed, paths[id(kernel.weight)]
+        )
+        for kernel in channel_kernels(model)
+        if id(kernel.weight) not in whole
+    }
+
+
 def without_weight_decay(model: keras.Model) -> list[Any]:
     """The variables that weight decay should spare: of normalizations all, of other layers the biases.
 
@@ -107,6 +153,7 @@ def _select(model: keras.Model, entries: Sequence[Entry], selector: str) -> list
     """The layers that a selector means, each with a test of its weights."""
     owners = [entry for entry in entries if own_weights(entry.layer)]
     upper = UPPER.fullmatch(selector)
+    per_channel = PER_CHANNEL.fullmatch(selector)
     only: Callable[[Any], bool] = _any
     if selector == ALL:
         chosen = owners
@@ -120,6 +167,13 @@ def _select(model: keras.Model, entries: Sequence[Entry], selector: str) -> list
         only = _is_bias
     elif upper:
         chosen = _within(owners, _upper(model, float(upper[1])))
+    elif per_channel:
+        if int(per_channel[1]) < 1:
+            raise SurgeryError(f"'{selector}': must be at least 1")
+        kernels = channel_kernels(model)
+        layers = {id(kernel.layer) for kernel in kernels}
+        chosen = [entry for entry in owners if id(entry.layer) in layers]
+        only = _one_of([kernel.weight for kernel in kernels])
     else:
         (pattern,) = as_patterns(selector)
         chosen = [entry for entry in owners if matches(pattern, entry.path)]
@@ -131,6 +185,11 @@ def _select(model: keras.Model, entries: Sequence[Entry], selector: str) -> list
 
 def _any(_: Any) -> bool:
     return True
+
+
+def _one_of(weights: Sequence[Any]) -> Callable[[Any], bool]:
+    ids = {id(weight) for weight in weights}
+    return lambda weight: id(weight) in ids
 
 
 def _is_bias(weight: Any) -> bool:

@@ -1,13 +1,14 @@
 """A policy in words: what every layer trains, what it normalizes with, and whether its statistics move."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import keras
+import numpy as np
 
 from bnadapt.normalization.switches import is_batch_norm, switches_of
-from bnadapt.surgery.tree import layer_tree, own_weights
+from bnadapt.surgery.tree import layer_tree, own_weights, weights_by_path
 
 WIDTH = 100
 LISTED_ONE_BY_ONE = 40
@@ -39,9 +40,18 @@ class LayerPolicy:
     trains: tuple[str, ...] = ()
 
 
-def describe_policy(model: keras.Model) -> list[LayerPolicy]:
-    """One row for each layer that has weights, in graph order, under the present flags; changes nothing."""
+def describe_policy(model: keras.Model, drawn: Mapping[str, np.ndarray] | None = None) -> list[LayerPolicy]:
+    """One row for each layer that has weights, in graph order, under the present flags; changes nothing.
+
+    Args:
+        model: any network.
+        drawn: which entries of some weights train, as from ``drawn_entries``; those alone are counted.
+    """
     trainable = {id(each) for each in model.trainable_variables}
+    counts = {
+        id(weight): int(drawn[path].sum()) if drawn and path in drawn else math.prod(weight.shape)
+        for path, weight in weights_by_path(model).items()
+    }
     rows = []
     for entry in layer_tree(model):
         weights = own_weights(entry.layer)
@@ -53,7 +63,8 @@ def describe_policy(model: keras.Model) -> list[LayerPolicy]:
             switches = switches_of(entry.layer, trainable)
             mode = "batch" if switches.normalize == "batch" else "moving statistics"
             statistics = switches.statistics
-        count, total = (sum(math.prod(each.shape) for each in some) for some in (trains, weights))
+        count = sum(counts[id(each)] for each in trains)
+        total = sum(math.prod(each.shape) for each in weights)
         rows.append(
             LayerPolicy(
                 path=entry.path,

@@ -167,11 +167,11 @@ def _plan(material: Material) -> tuple[Table, ...]:
         tuple((name, *(column.get(name, MISSING) for column in columns)) for name in names),
     )
     stages = Table(
-        ("stage", ">epochs at most", ">learning rate", "trains", ">parameters", "statistics"),
+        ("stage", ">at most", ">learning rate", "trains", ">parameters", "statistics"),
         tuple(
             (
                 each.name,
-                str(each.epochs),
+                each.length or MISSING,
                 MISSING if each.learning_rate is None else f"{each.learning_rate:g}",
                 each.trains or MISSING,
                 f"{each.trainable:,}",

@@ -1,6 +1,5 @@
 """The plots of a pipeline: which there are, what they are called, and in which part of the report they stand."""
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ from bnadapt.report.diagnostics import (
     statistics_shifts,
 )
 from bnadapt.report.material import Material
+from bnadapt.report.style import png_of
 
 STAGES, TRAINING, CLASSES = "Stages", "Training", "Classes and images"
 NORMALIZATION = "Batch normalization"
@@ -45,9 +45,7 @@ class Drawing:
 
     def png(self) -> bytes:
         """Draw it as a PNG file."""
-        written = io.BytesIO()
-        self.draw().savefig(written, format="png")
-        return written.getvalue()
+        return png_of(self.draw())
 
 
 def drawings(material: Material) -> list[Drawing]:

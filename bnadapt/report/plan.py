@@ -28,7 +28,7 @@ class PlanStage:
 
     Attributes:
         name: The stage's name.
-        epochs: At most so many; 0 for a stage without labels, which takes no steps.
+        length: How long it trains at most: ``5 epochs``, ``300 steps``; empty where it takes no steps.
         learning_rate: At the start; None for a stage that trains nothing.
         trains: What trains, in words: ``batch_norm, head``.
         trainable: Number of trainable parameters (scalars).
@@ -36,7 +36,7 @@ class PlanStage:
     """
 
     name: str
-    epochs: int
+    length: str
     learning_rate: float | None
     trains: str
     trainable: int
@@ -90,12 +90,12 @@ def _shortened(names: Sequence[str]) -> str:
 
 def stage_table(stages: Sequence[PlanStage]) -> Table:
     """What each stage is going to do, a row each."""
-    table = plain_table("stage", ">epochs", ">rate", "trains", ">parameters", "statistics")
+    table = plain_table("stage", ">length", ">rate", "trains", ">parameters", "statistics")
     for stage in stages:
         rate = "-" if stage.learning_rate is None else f"{stage.learning_rate:g}"
         table.add_row(
             Text(stage.name),
-            str(stage.epochs),
+            stage.length or "-",
             rate,
             Text(stage.trains or "-"),
             f"{stage.trainable:,}",

@@ -1,5 +1,6 @@
 """How all plots look: colours that colour-blind readers can tell apart, sizes, and text in any script."""
 
+import io
 import logging
 from collections.abc import Iterable
 from functools import cache
@@ -42,6 +43,13 @@ def new_figure(title: str, width: float = 10.0, height: float = 5.6) -> tuple[Fi
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_axisbelow(True)
     return figure, axes
+
+
+def png_of(figure: Figure) -> bytes:
+    """A figure as a PNG file."""
+    written = io.BytesIO()
+    figure.savefig(written, format="png")
+    return written.getvalue()
 
 
 def percent_axis(axes: Axes, which: str) -> None:

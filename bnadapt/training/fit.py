@@ -1,25 +1,26 @@
-"""The one function that compiles and fits."""
+"""The one function that fits: every stage of a pipeline and of every arm goes through it."""
 
-import math
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import keras
+import numpy as np
 
-from bnadapt.config import STATISTICS, StageSettings
+from bnadapt.config import STATISTICS, StageSettings, takes_steps
 from bnadapt.data.splits import Splits
-from bnadapt.errors import StageError
 from bnadapt.evaluation.results import Epoch
-from bnadapt.normalization.policy import train_only, without_weight_decay
+from bnadapt.normalization.drawn import assert_only_drawn_moved, fingerprint_outside
+from bnadapt.normalization.policy import drawn_entries, train_only
 from bnadapt.normalization.proof import assert_only_declared_moved, declared_to_move, fingerprint
 from bnadapt.normalization.statistics import reestimate
 from bnadapt.normalization.switches import switch_batch_norm
 from bnadapt.normalization.table import describe_policy, policy_table
-from bnadapt.training.progress import Display, StageProgress
-
-SGD_MOMENTUM = 0.9
+from bnadapt.training.callbacks import Best, Recorder
+from bnadapt.training.optimizer import Rate, compile_for, leave_stock_optimizer
+from bnadapt.training.pace import Pace, batches, pace_of
+from bnadapt.training.progress import Display
+from bnadapt.training.rate import STEPS, RateTest, find_rate
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,12 @@ class Trained:
 
     Attributes:
         trainable: Number of parameters (scalars) that trained.
-        history: Its epochs in order.
+        history: Its looks at the validation images in order: its epochs, or those that ``looks`` asks for.
         steps: Optimizer steps taken.
-        kept_epoch: Number of the epoch whose weights were kept; 0 where nothing trained.
+        kept_epoch: Number of the look whose weights were kept; 0 where nothing trained.
         moved: Paths of the variables that changed, all of them declared.
+        looks: Optimizer steps taken at each entry of ``history``.
+        learning_rate: The one that the stage began with, as set or as found; None where nothing trained.
     """
 
     trainable: int
@@ -39,16 +42,26 @@ class Trained:
     steps: int
     kept_epoch: int
     moved: tuple[str, ...]
+    looks: tuple[int, ...] = ()
+    learning_rate: float | None = None
 
     def then(self, further: "Trained") -> "Trained":
-        """This training and a further one of the same network as one, the further one's epochs counted on."""
+        """This training and a further one of the same network as one, the further one's looks counted on.
+
+        The learning rate is the further one's, where it trained.
+        """
         done = len(self.history)
         return Trained(
-            max(self.trainable, further.trainable),
-            (*self.history, *(replace(epoch, number=epoch.number + done) for epoch in further.history)),
-            self.steps + further.steps,
-            further.kept_epoch + done if further.history else self.kept_epoch,
-            tuple(sorted({*self.moved, *further.moved})),
+            trainable=max(self.trainable, further.trainable),
+            history=(
+                *self.history,
+                *(replace(epoch, number=epoch.number + done) for epoch in further.history),
+            ),
+            steps=self.steps + further.steps,
+            kept_epoch=further.kept_epoch + done if further.history else self.kept_epoch,
+            moved=tuple(sorted({*self.moved, *further.moved})),
+            looks=(*self.looks, *(steps + self.steps for steps in further.looks)),
+            learning_rate=self.learning_rate if further.learning_rate is None else further.learning_rate,
         )
 
 
@@ -66,72 +79,86 @@ def train_stage(
     display: Display,
     on_epoch: Callable[[Epoch], None],
     on_policy: Callable[[str], None] = lambda table: None,
+    on_rate: Callable[[RateTest], None] = lambda test: None,
 ) -> Trained:
     """Train what a stage declares and nothing else; changes the network.
 
     The stage's switches are set on every layer, the network is compiled with a new optimizer, fitted on the
-    training images and watched on the validation images. The kept epoch's weights are restored, the moving
+    training images and watched on the validation images. The weights of the kept look are restored, the moving
     statistics measured exactly where the stage trained on batch statistics, and every variable compared with
     its state before. A stage of ``train: [statistics]`` takes no steps: the training images, without their
     labels, give the moving statistics (AdaBN, Li et al., 2016; ``prior``: Schneider et al., 2020).
 
+    With ``steps`` the stage takes exactly so many, through as many epochs of the data as they need, and looks at
+    the validation images ``looks`` times. ``patience``, ``Epoch.number`` and ``kept_epoch`` count looks.
+
     Args:
         network: A classifier; its ``trainable`` flags, compiled state and declared variables change.
         splits: Only ``train``, ``unlabelled`` and ``validation`` are read.
-        how: The stage; with zero epochs nothing happens at all.
+        how: The stage; where it takes no steps (``takes_steps``) and no statistics, nothing happens at all.
         name: Of the stage, for messages.
         batch_size: Images per step.
         evaluation_batch_size: Images per forward pass where nothing trains.
         samples: Training images measured for statistics; None for all.
         from_logits: Whether the outputs are logits.
-        seed: Of dropout and the order of images.
+        seed: Of dropout, the order of images, and what is drawn per channel.
         display: Shows progress.
-        on_epoch: Called after every epoch.
+        on_epoch: Called after every look at the validation images.
         on_policy: Called before the first step with a table of every layer: what trains, what moves.
+        on_rate: Called with the range test where ``find_rate`` asks for one.
 
     Raises:
         SurgeryError: ``how.train`` matches nothing.
         StageError: the loss is no longer a number.
-        FrozenWeightMovedError: a variable changed that the stage had not declared.
+        FrozenWeightMovedError: a variable changed that the stage had not declared, or an entry not drawn.
     """
     if how.train == [STATISTICS]:
         images = splits.unlabelled.mixed(evaluation_batch_size, seed=seed)
         return _take_statistics(network, images, samples=samples, prior=how.prior)
-    if how.epochs == 0:
+    if not takes_steps(how):
         return Trained(0, (), 0, 0, ())
     before = fingerprint(network)
     set_policy(network, how)
-    on_policy(policy_table(describe_policy(network)))
+    drawn = drawn_entries(network, how.train, seed=seed)
+    outside = fingerprint_outside(network, drawn)
+    on_policy(policy_table(describe_policy(network, drawn)))
     declared = declared_to_move(network)
-    trainable = trainable_parameters(network)
+    trainable = trainable_parameters(network, drawn)
+    pace = pace_of(how, splits.train.steps(batch_size))
+
+    def data(first: int, steps: int) -> Any:
+        return batches(splits.train, batch_size, seed=seed, first=first, steps=steps)
+
+    if how.find_rate:
+        keras.utils.set_random_seed(seed)
+        test = find_rate(network, data(0, STEPS), how, from_logits=from_logits, drawn=drawn)
+        on_rate(test)
+        how = replace(how, learning_rate=test.suggestion)
     keras.utils.set_random_seed(seed)
-    steps_per_epoch = splits.train.steps(batch_size)
-    _compile(network, how, steps=how.epochs * steps_per_epoch, from_logits=from_logits)
-    best = keras.callbacks.EarlyStopping(
-        monitor="val_loss",
-        mode="min",
-        patience=how.patience or how.epochs + 1,
-        restore_best_weights=how.keep == "best",
-    )
-    with display.stage(name, how.epochs, steps_per_epoch) as progress:
-        recorder = _Recorder(name, progress, on_epoch)
-        network.fit(
-            splits.train.shuffled(batch_size, seed=seed, epochs=how.epochs),
-            steps_per_epoch=steps_per_epoch,
-            epochs=how.epochs,
-            validation_data=splits.validation.batches(evaluation_batch_size),
-            callbacks=[recorder, best],
-            shuffle=False,
-            verbose=0,
-        )
+    compile_for(network, how, _rate(how, pace.steps), from_logits=from_logits, drawn=drawn)
+    best = Best(patience=how.patience or len(pace.looks) + 1, restore_best_weights=how.keep == "best")
+    with display.stage(name, pace) as progress:
+        recorder = Recorder(name, pace, progress, on_epoch)
+        validation = splits.validation.batches(evaluation_batch_size)
+        _fit(network, pace, data, validation, [recorder, best])
+    best.restore()
+    leave_stock_optimizer(network, how, from_logits=from_logits)
     normalized = _layers_whose_statistics_move(declared)
     if normalized and how.reestimate:
         images = splits.unlabelled.mixed(evaluation_batch_size, seed=seed)
         reestimate(network, images, layers=normalized, samples=samples)
     moved = assert_only_declared_moved(before, fingerprint(network), declared)
-    kept = best.best_epoch + 1 if how.keep == "best" else len(recorder.history)
-    steps = len(recorder.history) * steps_per_epoch
-    return Trained(trainable, tuple(recorder.history), steps, kept, tuple(moved))
+    assert_only_drawn_moved(outside, fingerprint_outside(network, drawn))
+    looks = pace.looks[: len(recorder.history)]
+    return Trained(
+        trainable=trainable,
+        history=tuple(recorder.history),
+        steps=looks[-1],
+        kept_epoch=best.best_epoch + 1 if how.keep == "best" else len(looks),
+        moved=tuple(moved),
+        looks=looks,
+        learning_rate=how.learning_rate,
+    )
 
 
 def set_policy(network: keras.Model, how: StageSettings) -> None:
@@ -169,68 +196,42 @@ def momentum_for(steps_per_epoch: int) -> float:
     return min(max(1 - 10 / max(steps_per_epoch, 1), 0.9), 0.99)
 
 
-def trainable_parameters(network: keras.Model) -> int:
-    """Number of parameters (scalars) that train under the network's present flags."""
-    return sum(layer.trainable for layer in describe_policy(network))
+def trainable_parameters(network: keras.Model, drawn: Mapping[str, np.ndarray] | None = None) -> int:
+    """Number of parameters (scalars) that train under the network's present flags.
+
+    Of the weights in ``drawn`` (as from ``drawn_entries``) only the drawn entries count.
+    """
+    return sum(layer.trainable for layer in describe_policy(network, drawn))
 
 
 def _layers_whose_statistics_move(variables: set[str]) -> list[str]:
     return sorted(path.rpartition("/")[0] for path in variables if path.endswith("/moving_mean"))
 
 
-def _compile(network: keras.Model, how: StageSettings, *, steps: int, from_logits: bool) -> None:
-    rate: float | keras.optimizers.schedules.LearningRateSchedule = how.learning_rate
+def _rate(how: StageSettings, steps: int) -> Rate:
     if how.decay == "cosine":
-        rate = keras.optimizers.schedules.CosineDecay(how.learning_rate, decay_steps=steps)
-    match how.optimizer:
-        case "adam":
-            optimizer = keras.optimizers.Adam(rate)
-        case "sgd":
-            optimizer = keras.optimizers.SGD(rate, momentum=SGD_MOMENTUM)
-        case _:
-            optimizer = keras.optimizers.AdamW(rate, weight_decay=how.weight_decay)
-            # Before the optimizer is built: afterwards Keras ignores it.
-            optimizer.exclude_from_weight_decay(var_list=without_weight_decay(network))
-    network.compile(
-        optimizer=optimizer,
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits),
-        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
-    )
+        return keras.optimizers.schedules.CosineDecay(how.learning_rate, decay_steps=steps)
+    return how.learning_rate
 
 
-class _Recorder(keras.callbacks.Callback):
-    """Turns Keras' logs into epochs, and stops with a message when the loss is no longer a number."""
-
-    def __init__(self, stage: str, progress: StageProgress, on_epoch: Callable[[Epoch], None]) -> None:
-        super().__init__()
-        self.history: list[Epoch] = []
-        self._stage = stage
-        self._progress = progress
-        self._on_epoch = on_epoch
-        self._start = 0.0
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        self._start = time.monotonic()
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        self._progress.step()
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        logs = logs or {}
-        record = Epoch(
-            number=epoch + 1,
-            accuracy=float(logs["accuracy"]),
-            loss=float(logs["loss"]),
-            val_accuracy=float(logs["val_accuracy"]),
-            val_loss=float(logs["val_loss"]),
-            learning_rate=float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)),
-            seconds=time.monotonic() - self._start,
+def _fit(
+    network: keras.Model,
+    pace: Pace,
+    data: Callable[[int, int], Any],
+    validation: Any,
+    callbacks: list[keras.callbacks.Callback],
+) -> None:
+    """Fit each part of the pace as if all were one; ``data`` gives the batches from a step on, so many."""
+    for part in pace.parts():
+        network.fit(
+            data(part.done, part.looks * part.steps),
+            steps_per_epoch=part.steps,
+            initial_epoch=part.first,
+            epochs=part.first + part.looks,
+            validation_data=validation,
+            callbacks=callbacks,
+            shuffle=False,
+            verbose=0,
         )
-        self.history.append(record)
-        self._progress.epoch(record)
-        self._on_epoch(record)
-        if not math.isfinite(record.loss):
-            raise StageError(
-                f"stage {self._stage}: the loss is {record.loss} in epoch {record.number}; lower its "
-                f"learning_rate (now {record.learning_rate:g}), or look for broken images"
-            )
+        if network.stop_training:
+            return

@@ -1,4 +1,4 @@
-"""What a person sees while a stage trains: a bar with the time left, or a line per epoch."""
+"""What a person sees while a stage trains: a bar with the time left, or a line per look."""
 
 import time
 from collections.abc import Iterator
@@ -9,16 +9,17 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bnadapt.evaluation.results import Epoch
+from bnadapt.training.pace import Pace
 
 
 class StageProgress(Protocol):
-    """Told of every step and epoch of one stage."""
+    """Told of every step of one stage, and of every look at its validation images."""
 
     def step(self) -> None:
         """One training step is done."""
 
     def epoch(self, epoch: Epoch) -> None:
-        """One epoch is done."""
+        """One look at the validation images is done: of an epoch, or as often as the stage says."""
 
 
 class Display:
@@ -34,10 +35,10 @@ class Display:
         self.mode = ("bars" if console.is_terminal else "lines") if mode == "auto" else mode
 
     @contextmanager
-    def stage(self, name: str, epochs: int, steps_per_epoch: int) -> Iterator[StageProgress]:
-        """Show one stage of so many epochs while the context lasts."""
+    def stage(self, name: str, pace: Pace) -> Iterator[StageProgress]:
+        """Show one stage while the context lasts."""
         if self.mode == "lines":
-            yield _Lines(self.console, name, epochs)
+            yield _Lines(self.console, name, pace)
         elif self.mode == "none":
             yield _Nothing()
         else:
@@ -49,37 +50,38 @@ class Display:
                 TextColumn("left {task.fields[scores]}"),
             )
             with Progress(*columns, console=self.console, refresh_per_second=4) as progress:
-                yield _Bar(progress, name, epochs, steps_per_epoch)
+                yield _Bar(progress, name, pace)
 
 
 class _Bar:
-    def __init__(self, progress: Progress, name: str, epochs: int, steps_per_epoch: int) -> None:
+    def __init__(self, progress: Progress, name: str, pace: Pace) -> None:
         self._progress = progress
-        self._epochs = epochs
-        self._task = progress.add_task(name, total=epochs * steps_per_epoch, scores="")
+        self._pace = pace
+        self._task = progress.add_task(name, total=pace.steps, scores="")
 
     def step(self) -> None:
         self._progress.advance(self._task)
 
     def epoch(self, epoch: Epoch) -> None:
-        scores = f"epoch {epoch.number}/{self._epochs} val_accuracy {epoch.val_accuracy:.4f}"
+        scores = f"{self._pace.at(epoch.number)} val_accuracy {epoch.val_accuracy:.4f}"
         self._progress.update(self._task, scores=scores)
 
 
 class _Lines:
-    def __init__(self, console: Console, name: str, epochs: int) -> None:
+    def __init__(self, console: Console, name: str, pace: Pace) -> None:
         self._console = console
         self._name = name
-        self._epochs = epochs
+        self._pace = pace
         self._start = time.monotonic()
 
     def step(self) -> None:
         pass
 
     def epoch(self, epoch: Epoch) -> None:
-        left = (time.monotonic() - self._start) / epoch.number * (self._epochs - epoch.number)
+        done = self._pace.looks[epoch.number - 1]
+        left = (time.monotonic() - self._start) / done * (self._pace.steps - done)
         self._console.print(
-            f"{self._name}: epoch {epoch.number}/{self._epochs}  loss {epoch.loss:.4f}  "
+            f"{self._name}: {self._pace.at(epoch.number)}  loss {epoch.loss:.4f}  "
             f"val_loss {epoch.val_loss:.4f}  val_accuracy {epoch.val_accuracy:.4f}  "
             f"({epoch.seconds:.1f} s, {left:.0f} s left)",
             highlight=False,

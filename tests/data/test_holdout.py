@@ -67,6 +67,24 @@ def test_a_limit_takes_a_part_of_train_that_grows_with_it() -> None:
     assert notes[-1] == "train: 10 of 90 images, chosen at random (data.train_limit)"
 
 
+@pytest.mark.parametrize(
+    "parts", [TRAIN_AND_TEST, {"train": "train", "validation": "validation", "test": "test"}]
+)
+def test_a_limit_takes_a_part_of_validation_and_gives_none_of_the_rest_to_train(
+    parts: dict[str, str | None],
+) -> None:
+    sizes = {"train": 100, "validation": 40, "test": 5}
+    whole, before = plan(parts, sizes, SETTINGS)
+    few, notes = plan(parts, sizes, replace(SETTINGS, validation_limit=3))
+    more, _ = plan(parts, sizes, replace(SETTINGS, validation_limit=6))
+    assert len(few["validation"].indices) == 3
+    assert set(few["validation"].indices) < set(more["validation"].indices) < set(whole["validation"].indices)
+    np.testing.assert_array_equal(few["train"].indices, whole["train"].indices)
+    assert len(notes) == len(before) + 1
+    size = len(whole["validation"].indices)
+    assert f"validation: 3 of {size} images, chosen at random (data.validation_limit)" in notes
+
+
 def test_a_limit_that_does_not_bind_changes_nothing() -> None:
     shares, notes = plan(TRAIN_AND_TEST, {"train": 10, "test": 5}, replace(SETTINGS, train_limit=9))
     assert len(shares["train"].indices) == 9

@@ -173,14 +173,14 @@ CASES = [
         "more epochs",
         {"finetune": finetune(epochs(0.32, 0.31, 0.3))},
         {"finetune": finetune(epochs(0.32, 0.305, 0.3))},
-        "The validation loss of finetune was still falling in its last epoch (0.31 to 0.3): more epochs, "
+        "The validation loss of finetune was still falling in its last epoch (0.31 to 0.3): train longer, "
         "schedule.finetune.epochs=6",
     ),
     (
         "more epochs",
         {"finetune": finetune(epochs(0.3))},  # a single epoch falls from what the stage before left
         {"finetune": finetune(epochs(0.29, 0.34, 0.3))},  # falls, but not below what was reached before
-        "(0.35 to 0.3): more epochs, schedule.finetune.epochs=2",
+        "(0.35 to 0.3): train longer, schedule.finetune.epochs=2",
     ),
     (
         "control as good",

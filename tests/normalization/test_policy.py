@@ -6,10 +6,20 @@ import pytest
 from keras import layers
 from networks import cnn, images, plain_cnn, residual
 
-from bnadapt.errors import SurgeryError
-from bnadapt.normalization.policy import ALL, BATCH_NORM, BIASES, HEAD, train_only, without_weight_decay
+from bnadapt.errors import FrozenWeightMovedError, SurgeryError
+from bnadapt.normalization.drawn import assert_only_drawn_moved, fingerprint_outside
+from bnadapt.normalization.policy import (
+    ALL,
+    BATCH_NORM,
+    BIASES,
+    HEAD,
+    drawn_entries,
+    train_only,
+    without_weight_decay,
+)
 from bnadapt.normalization.proof import assert_only_declared_moved, declared_to_move, fingerprint
 from bnadapt.normalization.table import describe_policy
+from bnadapt.surgery.sites import find_sites
 
 LABELS = np.random.default_rng(0).normal(0, 1, (40, 3))
 NORMS = ("conv_inserted_bn", "conv2_inserted_bn", "hidden_inserted_bn")
@@ -242,3 +252,136 @@ def test_recurrent_and_spectral_state_of_trained_layers_may_move():
     model.fit(np.ones((8, 4)), np.zeros((8, 3)), verbose=0)
     moved = assert_only_declared_moved(before, fingerprint(model), declared_to_move(model))
     assert any(path.startswith("spectral/") and "kernel" not in path for path in moved)
+
+
+DRAWN_FROM = {f"{layer}/kernel" for layer in ("conv", "conv2", "hidden")}
+
+
+@pytest.mark.parametrize("make", [plain_cnn, cnn, lambda: cnn("after_activation")])
+def test_per_channel_means_the_kernels_of_all_layers_that_could_have_batch_normalization(make):
+    model = make()
+    assert set(train_only(model, "2 per channel")) == DRAWN_FROM
+    assert declared_to_move(model) == DRAWN_FROM
+    drawn = drawn_entries(model, "2 per channel", seed=0)
+    assert set(drawn) == DRAWN_FROM
+    sites = find_sites(plain_cnn())
+    assert {site.layer: 2 * site.channels for site in sites} == {
+        path.rpartition("/")[0]: mask.sum() for path, mask in drawn.items()
+    }
+    for mask in drawn.values():
+        assert (mask.reshape(-1, mask.shape[-1]).sum(axis=0) == 2).all()
+
+
+def kinds() -> keras.Model:
+    """One layer of every kind that has channels, a gate, and a layer that is called twice."""
+    i = keras.Input((6, 6, 3))
+    x = layers.Conv2D(4, 3, padding="same", groups=1, name="conv")(i)
+    x = layers.Conv2D(6, 3, padding="same", groups=2, name="grouped")(x)
+    x = layers.DepthwiseConv2D(3, padding="same", depth_multiplier=2, name="depthwise")(x)
+    x = layers.SeparableConv2D(4, 3, padding="same", name="separable")(x)
+    x = layers.Conv2DTranspose(5, 3, padding="same", name="transposed")(x)
+    gate = layers.GlobalAveragePooling2D(keepdims=True)(x)
+    gate = layers.Conv2D(2, 1, activation="relu", name="squeeze")(gate)
+    gate = layers.Conv2D(5, 1, activation="sigmoid", name="excite")(gate)
+    x = layers.Multiply()([x, gate])
+    x = layers.Reshape((36, 5))(x)
+    x = layers.TimeDistributed(layers.Dense(4, name="step"), name="steps")(x)
+    x = layers.EinsumDense("abc,dc->abd", output_shape=(36, 7), name="einsum")(x)
+    twice = layers.Dense(7, name="twice")
+    x = layers.GlobalAveragePooling1D()(twice(twice(x)))
+    return keras.Model(i, layers.Dense(3, name="out")(x))
+
+
+def test_every_channel_of_every_kind_of_kernel_gets_its_number_of_weights():
+    model = kinds()
+    expected = {  # by kernel: the axes that count channels, and how many other entries each channel has
+        "conv/kernel": ((3,), 27),
+        "grouped/kernel": ((3,), 18),
+        "depthwise/kernel": ((2, 3), 9),
+        "separable/pointwise_kernel": ((3,), 12),
+        "transposed/kernel": ((2,), 36),
+        "steps/step/kernel": ((1,), 5),
+        "einsum/kernel": ((0,), 4),
+        "twice/kernel": ((1,), 7),
+    }
+    sites = find_sites(kinds())
+    assert {site.layer for site in sites} == {path.split("/")[0] for path in expected}
+    for number in (1, 5, 1000):
+        drawn = drawn_entries(model, f"{number} per channel", seed=2)
+        assert set(drawn) == set(expected)
+        for path, (channels, inputs) in expected.items():
+            mask = drawn[path]
+            others = tuple(axis for axis in range(mask.ndim) if axis not in channels)
+            assert (mask.sum(axis=others) == min(number, inputs)).all(), path
+    assert set(train_only(model, "5 per channel")) == set(expected)
+
+
+def test_the_draw_depends_on_the_seed_and_the_layer_alone_and_is_even():
+    plain, inserted = plain_cnn(), cnn()
+    first = drawn_entries(plain, "2 per channel", seed=5)
+    for path, mask in drawn_entries(inserted, "2 per channel", seed=5).items():
+        np.testing.assert_array_equal(mask, first[path])
+    other = drawn_entries(plain, "2 per channel", seed=6)
+    assert all((other[path] != mask).any() for path, mask in first.items())
+    alike = keras.Sequential(
+        [keras.Input((8,)), layers.Dense(8, name="a"), layers.Dense(8, name="b"), layers.Dense(2)]
+    )
+    one, another = drawn_entries(alike, "2 per channel", seed=5).values()
+    assert (one != another).any()
+    wide = keras.Sequential([keras.Input((10,)), layers.Dense(4000, name="wide"), layers.Dense(2)])
+    (mask,) = drawn_entries(wide, "3 per channel", seed=0).values()
+    # 1200 expected at each input; the standard deviation is 29.
+    assert np.abs(mask.sum(axis=1) - 1200).max() < 150
+
+
+def test_a_kernel_that_trains_as_a_whole_is_not_drawn_from():
+    model = cnn()
+    both = ["2 per channel", "hidden", HEAD]
+    assert set(drawn_entries(model, both, seed=0)) == DRAWN_FROM - {"hidden/kernel"}
+    assert set(train_only(model, both)) == DRAWN_FROM | of("out", "kernel", "bias") | {"hidden/bias"}
+    assert set(drawn_entries(model, ["2 per channel", BIASES], seed=0)) == DRAWN_FROM
+    assert drawn_entries(model, ["1 per channel", ALL], seed=0) == {}
+    assert drawn_entries(model, [BATCH_NORM, HEAD], seed=0) == {}
+    more = drawn_entries(model, ["1 per channel", "3 per channel"], seed=0)
+    assert {path: mask.sum() for path, mask in more.items()} == {
+        "conv/kernel": 12,
+        "conv2/kernel": 15,
+        "hidden/kernel": 18,
+    }
+
+
+def test_networks_without_such_layers_and_a_draw_of_nothing_are_refused():
+    only_head = keras.Sequential([keras.Input((4,)), layers.Dense(2, name="out")])
+    with pytest.raises(SurgeryError, match="'2 per channel' selects no layer with weights; there are: out"):
+        train_only(only_head, "2 per channel")
+    with pytest.raises(SurgeryError, match="'0 per channel': must be at least 1"):
+        train_only(plain_cnn(), "0 per channel")
+
+
+def test_the_plan_counts_drawn_weights_alone():
+    model = plain_cnn()
+    train_only(model, ["2 per channel", "out"])
+    drawn = drawn_entries(model, ["2 per channel", "out"], seed=0)
+    rows = {row.path: (row.trainable, row.frozen, row.trains) for row in describe_policy(model, drawn)}
+    assert rows == {
+        "conv": (8, 68, ("kernel",)),
+        "conv2": (10, 175, ("kernel",)),
+        "hidden": (12, 474, ("kernel",)),
+        "out": (21, 0, ("kernel", "bias")),
+    }
+
+
+def test_a_bit_outside_the_draw_is_noticed_and_any_change_inside_is_not():
+    model = plain_cnn()
+    drawn = drawn_entries(model, "2 per channel", seed=0)
+    before = fingerprint_outside(model, drawn)
+    kernel, mask = model.get_layer("conv").kernel, drawn["conv/kernel"]
+    values = np.array(kernel)
+    kernel.assign(np.where(mask, 7.0, values))
+    assert_only_drawn_moved(before, fingerprint_outside(model, drawn))
+    values[tuple(np.argwhere(~mask)[-1])] *= 1 + 1e-7
+    kernel.assign(values)
+    with pytest.raises(
+        FrozenWeightMovedError, match="entries of conv/kernel changed that were not among those"
+    ):
+        assert_only_drawn_moved(before, fingerprint_outside(model, drawn))

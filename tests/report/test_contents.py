@@ -65,7 +65,7 @@ MATERIAL = Material(
     source_data={"name": "mnist", "SHA-256": "decade"},
     notes=("images are resized",),
     sites=None,
-    stages=(PlanStage("adapt", 5, 0.001, "batch_norm", 80, "batch"),),
+    stages=(PlanStage("adapt", "5 epochs", 0.001, "batch_norm", 80, "batch"),),
     results=(
         stage("baseline", 80),
         stage("adapt", 90, diagnosis(*GAPS)),
@@ -193,7 +193,7 @@ def test_the_plan_holds_data_stages_and_layers() -> None:
     page = contents(replace(MATERIAL, sites=sites), {})
     assert section(page, "Plan").paragraphs == ("images are resized",)
     assert table(page, "Plan", 0).rows == (("name", "usps", "mnist"), ("SHA-256", "c0ffee", "decade"))
-    assert table(page, "Plan", 1).rows == (("adapt", "5", "0.001", "batch_norm", "80", "batch"),)
+    assert table(page, "Plan", 1).rows == (("adapt", "5 epochs", "0.001", "batch_norm", "80", "batch"),)
     assert table(page, "Plan", 2).rows == (("conv", "Conv2D", "1,234", "before the activation"),)
     assert table(page, "Plan", 3).rows == (("head", "the head"),)
 

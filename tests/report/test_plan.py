@@ -20,9 +20,9 @@ def site(number: int) -> Site:
 
 
 STAGES = [
-    PlanStage("baseline", 10, 1e-3, "all", 118282, ""),
-    PlanStage("insert", 0, None, "", 0, "calibrated"),
-    PlanStage("adapt", 5, 1e-4, "batch_norm", 768, "batch, then re-estimated"),
+    PlanStage("baseline", "10 epochs", 1e-3, "all", 118282, ""),
+    PlanStage("insert", "", None, "", 0, "calibrated"),
+    PlanStage("adapt", "5 epochs", 1e-4, "batch_norm", 768, "batch, then re-estimated"),
 ]
 
 
@@ -44,9 +44,9 @@ def test_layers_reasons_and_stages_are_told() -> None:
     assert "res0, res1, res2, res3 and 5 more  already normalized" in text
     stages = [line.split() for line in lines[-3:]]
     assert stages == [
-        ["baseline", "10", "0.001", "all", "118,282", "-"],
-        ["insert", "0", "-", "-", "0", "calibrated"],
-        ["adapt", "5", "0.0001", "batch_norm", "768", "batch,", "then", "re-estimated"],
+        ["baseline", "10", "epochs", "0.001", "all", "118,282", "-"],
+        ["insert", "-", "-", "-", "0", "calibrated"],
+        ["adapt", "5", "epochs", "0.0001", "batch_norm", "768", "batch,", "then", "re-estimated"],
     ]
 
 

@@ -1,21 +1,17 @@
 """The one fit: what moves and what does not, what is kept, and that the same seed gives the same weights."""
 
-from typing import Any
-
 import keras
 import numpy as np
 import pytest
 from rich.console import Console
+from small_stages import network_with_batch_norm, plain_network, train
 
-from bnadapt.config import ModelSettings, StageSettings, SwitchSettings
+from bnadapt.config import StageSettings, SwitchSettings
 from bnadapt.data.splits import Splits
 from bnadapt.errors import FrozenWeightMovedError, StageError, SurgeryError
 from bnadapt.evaluation.results import Epoch
-from bnadapt.models.build import build
 from bnadapt.normalization.proof import fingerprint
-from bnadapt.surgery.insert import insert_batch_norm
-from bnadapt.surgery.sites import find_sites
-from bnadapt.training.fit import Trained, momentum_for, train_stage
+from bnadapt.training.fit import Trained, momentum_for
 from bnadapt.training.progress import Display
 from tests.digits import digit_splits
 
@@ -27,23 +23,7 @@ def splits() -> Splits:
 
 @pytest.fixture
 def network() -> keras.Model:
-    keras.utils.set_random_seed(0)
-    plain = build(ModelSettings(widths=[24, 16]), (8, 8, 1), 10)
-    return insert_batch_norm(plain, find_sites(plain), momentum=0.9)
-
-
-def train(network: keras.Model, splits: Splits, how: StageSettings, **changes: Any) -> Trained:
-    arguments: dict[str, Any] = {
-        "name": "adapt",
-        "batch_size": 50,
-        "evaluation_batch_size": 100,
-        "samples": None,
-        "from_logits": False,
-        "seed": 3,
-        "display": Display(Console(quiet=True), "none"),
-        "on_epoch": lambda epoch: None,
-    }
-    return train_stage(network, splits, how, **{**arguments, **changes})
+    return network_with_batch_norm()
 
 
 def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
@@ -186,13 +166,12 @@ def test_patience_ends_a_stage_early(network: keras.Model, splits: Splits) -> No
     how = StageSettings(train=["head"], epochs=30, learning_rate=0.5, patience=1)
     trained = train(network, splits, how)
     assert len(trained.history) < 30
-    assert trained.steps == len(trained.history) * 12
+    assert trained.steps == trained.looks[-1] == len(trained.history) * 12
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(splits: Splits) -> None:
     def weights(seed: int) -> dict[str, str]:
-        keras.utils.set_random_seed(0)
-        network = build(ModelSettings(widths=[12], dropout=0.3), (8, 8, 1), 10)
+        network = plain_network(widths=[12], dropout=0.3)
         train(network, splits, StageSettings(epochs=2), seed=seed)
         return fingerprint(network)
 
@@ -223,7 +202,9 @@ def test_every_optimizer_learns(network: keras.Model, splits: Splits, optimizer:
 
 def test_a_loss_that_is_no_number_stops_the_stage(network: keras.Model, splits: Splits) -> None:
     network.get_layer("head").bias.assign(np.full(10, np.nan))
-    with pytest.raises(StageError, match="stage adapt: the loss is nan in epoch 1; lower its learning_rate"):
+    with pytest.raises(
+        StageError, match="stage adapt: the loss is nan in epoch 1/3; lower its learning_rate"
+    ):
         train(network, splits, StageSettings(train=["head"], epochs=3))
 
 
@@ -257,12 +238,13 @@ def test_two_trainings_one_after_the_other_count_as_one() -> None:
     def epochs(*losses: float) -> tuple[Epoch, ...]:
         return tuple(Epoch(n, 0.5, loss, 0.5, loss, 0.1, 1.0) for n, loss in enumerate(losses, start=1))
 
-    first = Trained(10, epochs(3.0, 2.0), 20, 2, ("a/kernel", "b/kernel"))
-    second = Trained(4, epochs(1.0), 10, 1, ("b/kernel", "c/gamma"))
+    first = Trained(10, epochs(3.0, 2.0), 20, 2, ("a/kernel", "b/kernel"), (10, 20), 0.1)
+    second = Trained(4, epochs(1.0), 10, 1, ("b/kernel", "c/gamma"), (10,), 0.01)
     both = first.then(second)
     assert [(epoch.number, epoch.loss) for epoch in both.history] == [(1, 3.0), (2, 2.0), (3, 1.0)]
     assert (both.trainable, both.steps, both.kept_epoch) == (10, 30, 3)
     assert both.moved == ("a/kernel", "b/kernel", "c/gamma")
+    assert (both.looks, both.learning_rate) == ((10, 20, 30), 0.01)
     nothing = Trained(0, (), 0, 0, ())
     assert nothing.then(first) == first
     assert first.then(nothing) == first
