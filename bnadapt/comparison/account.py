@@ -1,7 +1,10 @@
 """What a person sees of a comparison: the plan before it, the choice and the report after it, and all in MLflow."""
 
+import json
+import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from datetime import datetime
 from pathlib import Path
 
@@ -15,7 +18,7 @@ from bnadapt.ledger import attempt
 from bnadapt.report.comparison_contents import comparison_contents
 from bnadapt.report.comparison_drawings import comparison_drawings
 from bnadapt.report.comparison_material import ComparisonMaterial
-from bnadapt.report.comparison_tables import comparison_rows, comparison_table, comparison_text
+from bnadapt.report.comparison_tables import comparison_table, comparison_text
 from bnadapt.report.page import Plot, html, markdown
 from bnadapt.report.tables import advice_text, duration
 from bnadapt.start import Start
@@ -52,8 +55,6 @@ def parameters_of(result: ArmResult) -> dict[str, str]:
         "arm": result.arm,
         "seed": str(result.seed),
         "labels_per_class": str(result.labels or "all"),
-        "learning_rate": "" if result.learning_rate is None else f"{result.learning_rate:g}",
-        "baseline": result.baseline[:12],
     }
 
 
@@ -90,10 +91,9 @@ def record_start(
 
 def record(run: PipelineRun, directory: Path, material: ComparisonMaterial) -> Path | None:
     """Put the choice, the table and the report into the comparison's run; returns where the page lies."""
-    for comparison in material.comparisons:
-        run.log_comparison(comparison)
+    run.log_comparisons(material.comparisons)
     last = material.comparisons[-1]
-    run.log_table(comparison_rows(material), "arms.csv")
+    run.log_table([_row(result) for result in material.results], "arms.csv")
     run.log_text("verdict.txt", "\n".join(last.sentences))
     run.describe(" ".join(last.sentences))
     return attempt("the report", lambda: _report(run, directory, material))
@@ -151,7 +151,7 @@ def print_outcome(
     """Print the arms, which one to use, what to try next, and where everything lies."""
     for comparison in material.comparisons:
         console.print()
-        console.print(comparison_table(comparison, material.descriptions))
+        console.print(comparison_table(comparison))
         console.print()
         console.print(comparison_text(comparison))
     if material.advice:
@@ -182,6 +182,34 @@ def _report(run: PipelineRun, directory: Path, material: ComparisonMaterial) -> 
     # A name of a file that is no text in any encoding has letters that cannot be written.
     _keep(run, directory, "report.md", markdown(page).encode("utf-8", "replace"))
     return _keep(run, directory, "report.html", html(page).encode("utf-8", "replace"))
+
+
+def _row(result: ArmResult) -> dict[str, object]:
+    test = result.test
+    assert test is not None  # all arms are scored before anything is recorded
+    return {
+        "arm": result.arm,
+        "labels_per_class": result.labels or "all",
+        "seed": result.seed,
+        "learning_rate": "" if result.learning_rate is None else result.learning_rate,
+        "val_accuracy": round(result.validation.accuracy, 6),
+        "val_loss": round(result.validation.loss, 6),
+        "test_accuracy": round(test.accuracy, 6),
+        "test_loss": round(test.loss, 6),
+        "test_macro_f1": round(test.macro_f1, 6),
+        "test_calibration_error": round(test.calibration_error, 6),
+        "trainable_parameters": result.trainable,
+        "steps": result.steps,
+        "seconds": round(result.seconds, 1),
+        "kept": result.kept,
+        "baseline": result.baseline,
+        # Rate, validation accuracy and loss of everything that was tried; a rate that ran away has null scores.
+        "rates": json.dumps([[_number(value) for value in astuple(tried)] for tried in result.rates]),
+    }
+
+
+def _number(value: float) -> float | None:
+    return round(value, 6) if math.isfinite(value) else None
 
 
 def _keep(run: PipelineRun, directory: Path, name: str, content: bytes) -> Path:
