@@ -65,10 +65,9 @@ def record_start(run: PipelineRun, settings: Settings, start: Start) -> None:
     written = StringIO()
     print_plan(Console(file=written, width=PLAN_WIDTH, markup=False, highlight=False), settings, start)
     run.log_text("plan.txt", written.getvalue())
-    classes = {"classes": str(len(start.splits.classes))}
-    run.log_dataset(start.splits.name, start.splits.digest, "adaptation", classes)
+    run.log_splits(start.splits)
     if start.transfers:
-        run.log_dataset(start.source_splits.name, start.source_splits.digest, "baseline")
+        run.log_splits(start.source_splits, source=True)
 
 
 def record(run: PipelineRun, start: Start, ledger: Ledger, verdict: Verdict | None) -> None:

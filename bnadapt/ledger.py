@@ -22,7 +22,7 @@ from bnadapt.report.rate_test import rate_test
 from bnadapt.report.style import png_of
 from bnadapt.start import Start, summary_of
 from bnadapt.tracking.models import load_model
-from bnadapt.tracking.names import diagnosis_metrics, shift_metrics, stage_label
+from bnadapt.tracking.names import diagnosis_metrics, shift_metrics, stage_label, stage_parameters
 from bnadapt.tracking.runs import PipelineRun, StageRun
 from bnadapt.tracking.store import Tracker
 from bnadapt.training.fit import Trained
@@ -108,9 +108,7 @@ class Ledger:
 
         ``how`` is what trains, one after the other; its settings are the run's parameters.
         """
-        each = [asdict(settings) for settings in how]
-        parameters = {key: ", ".join(str(part[key]) for part in each) for key in (each[0] if each else {})}
-        with self.run.stage(name, order=self._place(name), parameters=parameters) as run:
+        with self.run.stage(name, order=self._place(name), parameters=stage_parameters(*how)) as run:
             self._runs[name] = run
             yield OpenStage(self, name, run)
 
@@ -157,6 +155,10 @@ class Ledger:
         else:
             self.network(name).save(path)
         self.run.log_best(stage_label(self._place(name), name), self._results[name])
+        how = self.settings.tracking
+        uri = self._runs[name].model_uri if name in self._runs else self._earlier[name].model_uri
+        if how.register_as is not None and uri is not None:
+            self.run.register(uri, how.register_as, how.alias)
         return path
 
     def keep_patch(self, name: str) -> Path | None:

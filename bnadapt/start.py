@@ -374,7 +374,9 @@ def _overrides(command: Sequence[str]) -> dict[str, str]:
     changes = [
         word.lstrip("+").partition("=") for word in command if "=" in word and not word.startswith("-")
     ]
-    return {key: value for key, _, value in changes if "." in key and not key.startswith("hydra.")}
+    return {
+        key: value for key, _, value in changes if "." in key and not key.startswith(("hydra.", "tracking."))
+    }
 
 
 def _placement_name(placement: PlacementSettings) -> str:

@@ -84,9 +84,9 @@ def record_start(
     ]
     console.print("\n".join(lines), soft_wrap=True)
     run.log_text("plan.txt", "\n".join(lines))
-    run.log_dataset(splits.name, splits.digest, "adaptation", {"classes": str(len(splits.classes))})
+    run.log_splits(splits)
     if start.transfers:
-        run.log_dataset(start.source_splits.name, start.source_splits.digest, "baseline")
+        run.log_splits(start.source_splits, source=True)
 
 
 def record(run: PipelineRun, directory: Path, material: ComparisonMaterial) -> Path | None:

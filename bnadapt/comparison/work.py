@@ -147,7 +147,12 @@ class Work:
         if self.settings.tracking.log_models:
             network = keras.saving.load_model(path, compile=False)
             images = next(iter(start.splits.validation.batches(1)))[0]
-            self.runs[best].log_model(network, images.numpy())
+            arm, how = self.runs[best], self.settings.tracking
+            arm.log_model(network, images.numpy())
+            if arm.model_id is not None:
+                self.run.show_model(arm.model_id)
+            if how.register_as is not None:
+                arm.register(how.register_as, how.alias)
         shutil.rmtree(self.directory)  # a network for each arm and seed is much, and all are scored
         return path
 

@@ -4,14 +4,22 @@ import math
 import posixpath
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, fields
 from typing import Any
 
+from bnadapt.config import StageSettings
+from bnadapt.evaluation.arms import Comparison
 from bnadapt.evaluation.results import Diagnosis, LayerShift, Scores
 
-STAGE, FROM_RUN, ERROR = "stage", "from_run", "error"
+STAGE, ARM, FROM_RUN, ERROR = "stage", "arm", "from_run", "error"
+VERDICT, RECOMMENDED, REGISTERED = "verdict", "recommended", "registered"
 PARENT = "mlflow.parentRunId"
 DESCRIPTION = "mlflow.note.content"
 STEPS, TRAINABLE, SECONDS, KEPT_EPOCH = "steps", "trainable_parameters", "stage_seconds", "kept_epoch"
+ARM_SECONDS = "arm_seconds"
+FIRST = ("val_accuracy", "val_loss", "accuracy", "loss")
+# What a stage's run says of its training whatever it is; the rest where it is not as usual.
+ALWAYS_SAID = ("train", "epochs", "learning_rate", "optimizer")
 
 MAXIMUM_KEY, MAXIMUM_PARAMETER, MAXIMUM_TAG, MAXIMUM_DIGEST = 250, 6000, 8000, 36
 
@@ -46,6 +54,56 @@ def description(command: str, text: str = "") -> str:
         "Metrics `val/...` and `test/...`: accuracy on the validation and test images after each stage.",
     ]
     return "\n\n".join(part for part in parts if part)
+
+
+def in_order(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics, what runs are compared by first, the rest as they were."""
+    first = {key: metrics[key] for key in FIRST if key in metrics}
+    return first | dict(metrics)
+
+
+def steps_of_labels(comparisons: Sequence[Comparison]) -> list[tuple[int, Comparison]]:
+    """A step in MLflow for each comparison, in ascending order: its number of labels, 0 where it is alone.
+
+    All images come at the power of ten above the other numbers.
+    """
+    if len(comparisons) == 1:
+        return [(0, comparisons[0])]
+    most = max((each.labels for each in comparisons if each.labels is not None), default=0)
+    above = 10 ** len(str(most))
+    steps = [(above if each.labels is None else each.labels, each) for each in comparisons]
+    return sorted(steps, key=lambda item: item[0])
+
+
+def filter_tags(parameters: Mapping[str, Any], tags: Mapping[str, Any]) -> dict[str, Any]:
+    """The tags, and as tags what runs are most often searched by: data set, network, placement.
+
+    Data and placement are what they are: where the command names a kind of data, such as ``tfds``, or says more
+    of the placement, the parameter is the truth.
+    """
+    true = {key: parameters[key] for key in ("data", "baseline_data", "placement") if key in parameters}
+    network = {"model": parameters["model"]} if "model" in parameters else {}
+    return network | dict(tags) | true
+
+
+def stage_parameters(*stages: StageSettings) -> dict[str, str]:
+    """What trains in one run, stage after stage, in a word each: what matters always, the rest where unusual.
+
+    Every parameter is a column in MLflow, so those that are at their defaults are left out.
+    """
+    said = {}
+    for each in fields(StageSettings):
+        default = each.default if each.default_factory is MISSING else each.default_factory()
+        values = [asdict(stage)[each.name] for stage in stages]
+        if each.name in ALWAYS_SAID or any(value != default for value in values):
+            said[each.name] = ", ".join(map(_in_words, values))
+    return said if stages else {}
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, list):
+        return "+".join(map(str, value))
+    return "none" if value is None else str(value)
 
 
 def model_name(label: str, pipeline: str) -> str:

@@ -16,7 +16,8 @@ from bnadapt.errors import TrackingError
 from bnadapt.tracking import names
 from bnadapt.tracking.environment import LOCAL_URI, resolve_uri, sqlite_path
 from bnadapt.tracking.outbox import Outbox, short_cause
-from bnadapt.tracking.runs import PipelineRun, create_run
+from bnadapt.tracking.recording import create_run
+from bnadapt.tracking.runs import PipelineRun
 
 UNSENT = "bnadapt-unsent"
 SECONDS_FOR_OTHERS = 120.0
@@ -52,6 +53,7 @@ class Tracker:
                 # MLflow lets through what databases and their drivers raise.
                 raise _unusable(self.uri, error) from error
         self._outbox = Outbox(self.client, working_directory.absolute() / UNSENT)
+        self._system_metrics = settings.system_metrics
 
     @contextmanager
     def pipeline(
@@ -68,19 +70,28 @@ class Tracker:
         Args:
             name: What differs between pipelines should come first: lists show some 17 characters.
             parameters: What users vary, no more: each becomes a column. The stages' runs get them too.
-            tags: Anything else that runs are searched by, such as ``from_run`` or ``sweep``.
+            tags: Anything else that runs are searched by, such as ``from_run`` or ``sweep``. The stages' runs
+                get them too.
             config_yaml: The resolved configuration, kept as ``config.yaml`` with this run and every stage's.
             command: What the user typed, shown in the run's description.
         """
         description = {names.DESCRIPTION: names.description(command)} if command else {}
         parameters = parameters or {}
-        run_id = create_run(
-            self.client, self.experiment_id, name, parameters, {**(tags or {}), **description}
-        )
+        tags = names.filter_tags(parameters, tags or {})
+        run_id = create_run(self.client, self.experiment_id, name, parameters, {**tags, **description})
         run = PipelineRun(
-            self.client, self._outbox, self.experiment_id, run_id, name, parameters, config_yaml, command
+            self.client,
+            self._outbox,
+            self.experiment_id,
+            run_id,
+            name,
+            parameters,
+            config_yaml,
+            command,
+            tags,
+            self._system_metrics,
         )
-        with run._until_end():
+        with run._until_end(self._system_metrics):
             run.log_text("config.yaml", config_yaml)
             yield run
 

@@ -3,8 +3,10 @@
 import os
 import socket
 import sys
+from urllib.parse import quote
 
 from bnadapt.tracking.environment import sqlite_path
+from bnadapt.tracking.names import PARENT
 
 HOST = "127.0.0.1"
 DEFAULT_PORT = 5000
@@ -37,14 +39,24 @@ def ui_command(uri: str, *, port: int = DEFAULT_PORT, telemetry: bool = False) -
     return [*quiet, *serve, "--host", HOST, "--port", str(port), "--workers", "1"]
 
 
-def ui_url(uri: str, experiment_id: str, *, port: int = DEFAULT_PORT) -> str:
-    """The page of an experiment with its runs and charts side by side.
-
-    Without the question mark's part a first visitor gets the pages for language models, with no metrics.
-    """
+def ui_url(uri: str, experiment_id: str, *, port: int = DEFAULT_PORT, below: str | None = None) -> str:
+    """The address of :func:`charts_page` on the server of a store, or on this machine's at the port."""
     server = f"http://{HOST}:{port}" if _is_database(uri) else uri.rstrip("/")
+    return f"{server}/{charts_page(experiment_id, below=below)}"
+
+
+def charts_page(experiment_id: str, *, below: str | None = None) -> str:
+    """The page of an experiment with its runs and charts side by side, from the number sign on.
+
+    Without the question mark's part a first visitor gets the pages for language models, with no metrics. With
+    ``below``, the id of a pipeline's or comparison's run, the page has the curves of that one's stages or arms,
+    the best first: where they are sorted by anything but their age, MLflow does not hide them in their parent.
+    """
     page = f"#/experiments/{experiment_id}/runs?workflowType=machine_learning&compareRunsMode=CHART"
-    return f"{server}/{page}"
+    if below is None:
+        return page
+    condition = quote(f"tags.`{PARENT}` = '{below}'")
+    return f"{page}&searchFilter={condition}&orderByKey={quote('metrics.`val_accuracy`')}&orderByAsc=false"
 
 
 def _is_database(uri: str) -> bool:

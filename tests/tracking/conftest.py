@@ -13,4 +13,4 @@ from bnadapt.tracking.store import Tracker  # noqa: E402
 @pytest.fixture(scope="module")
 def tracker(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
     directory = tmp_path_factory.mktemp("store with space")
-    return Tracker(TrackingSettings(), directory)
+    return Tracker(TrackingSettings(system_metrics=False), directory)

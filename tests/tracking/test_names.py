@@ -9,17 +9,21 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from mlflow.utils.validation import _validate_metric_name, _validate_param_name
 
+from bnadapt.config import BaselineSettings, StageSettings, SwitchSettings
 from bnadapt.evaluation.results import Diagnosis, LayerGap, LayerShift
 from bnadapt.tracking.names import (
     clean_key,
     cut,
     description,
     diagnosis_metrics,
+    filter_tags,
     finite,
+    in_order,
     parameters_for_mlflow,
     shift_metrics,
     stage_label,
     stage_name,
+    stage_parameters,
 )
 
 
@@ -90,3 +94,46 @@ def test_a_description_shows_the_command_as_it_is(command: str) -> None:
     assert shown.startswith("<p><strong>It helped.</strong></p>\n<p><code>")
     assert f"<code>{html.escape(command, quote=False)}</code>" in shown
     assert MarkdownIt().render(description(command)).startswith("<p><code>")
+
+
+def test_a_stage_says_what_matters_and_what_is_unusual() -> None:
+    usual = {"train": "batch_norm+head", "epochs": "5", "learning_rate": "0.001", "optimizer": "adam"}
+    how = StageSettings(train=["batch_norm", "head"])
+    assert stage_parameters(how) == usual
+    unusual = StageSettings(train=["batch_norm", "head"], steps=300, decay="cosine", patience=2)
+    assert stage_parameters(unusual) == usual | {"steps": "300", "decay": "cosine", "patience": "2"}
+    assert stage_parameters(StageSettings(), StageSettings(learning_rate=0.3, steps=7)) == {
+        "train": "all, all",
+        "epochs": "5, 5",
+        "steps": "none, 7",
+        "learning_rate": "0.001, 0.3",
+        "optimizer": "adam, adam",
+    }
+    assert stage_parameters() == {}
+    assert stage_parameters(BaselineSettings())["epochs"] == "10"
+    switched = stage_parameters(StageSettings(batch_norm={"dense.*": SwitchSettings(affine=False)}))
+    assert "dense.*" in switched["batch_norm"]
+
+
+def test_filters_are_what_a_run_is_about() -> None:
+    assert filter_tags({"data": "mnist", "model": "cnn 32", "seed": "1"}, {}) == {
+        "data": "mnist",
+        "model": "cnn 32",
+    }
+    assert filter_tags(
+        {"data": "mnist", "model": "cnn 32"}, {"data": "tfds", "model": "cnn", "sweep": "x"}
+    ) == {
+        "data": "mnist",
+        "model": "cnn",
+        "sweep": "x",
+    }
+
+
+def test_what_runs_are_compared_by_comes_first() -> None:
+    metrics = {"seconds": 1.0, "loss": 0.5, "accuracy": 0.9, "val_accuracy": 0.8}
+    assert list(in_order(metrics).items()) == [
+        ("val_accuracy", 0.8),
+        ("accuracy", 0.9),
+        ("loss", 0.5),
+        ("seconds", 1.0),
+    ]

@@ -70,7 +70,7 @@ def test_a_server_that_goes_away_and_comes_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    remote = Tracker(TrackingSettings(uri=server.address), tmp_path)
+    remote = Tracker(TrackingSettings(uri=server.address, system_metrics=False), tmp_path)
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     with remote.pipeline("remote") as run:
         with run.stage("adapt", order=3) as stage:

@@ -1,20 +1,29 @@
 """What a pipeline records, read back with MLflow's own client."""
 
+import hashlib
+import html
+import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import keras
 import mlflow
 import numpy as np
 import pytest
+from markdown_it import MarkdownIt
 
+from bnadapt.data.splits import ArraySplit, Splits
 from bnadapt.errors import TrackingError
 from bnadapt.evaluation.results import Scores, StageResult
 from bnadapt.tracking.models import load_model
-from bnadapt.tracking.runs import Run
+from bnadapt.tracking.nested import split_digest
+from bnadapt.tracking.recording import Run
 from bnadapt.tracking.store import Tracker
+from bnadapt.tracking.ui import charts_page
 
 
 def scores(accuracy: float) -> Scores:
@@ -67,21 +76,117 @@ def test_a_pipeline_and_its_stages(tracker: Tracker) -> None:
     assert "mlflow.parentRunId" not in parent.data.tags
     assert child.data.tags["mlflow.parentRunId"] == run.run_id
     assert child.data.tags["stage"] == "1_baseline"
+    assert child.data.tags["sweep"] == "none"
+    assert "mlflow.note.content" not in child.data.tags
     assert parent.data.params == {"model.widths": "[256, 128]", "units_0_": "3"}
     assert child.data.params == {**parent.data.params, "epochs": "2", "stage": "1_baseline"}
     assert parent.data.metrics["val/1_baseline"] == 0.75
+    assert parent.data.metrics["val_accuracy"] == 0.75
     assert parent.data.metrics["test_accuracy"] == 0.7
     assert {key: child.data.metrics[key] for key in ("steps", "trainable_parameters", "kept_epoch")} == {
         "steps": 20,
         "trainable_parameters": 210,
         "kept_epoch": 2,
     }
-    dataset = parent.inputs.dataset_inputs[0]
-    assert (dataset.dataset.name, dataset.dataset.digest) == ("digits", "a" * 36)
-    assert [(tag.key, tag.value) for tag in dataset.tags] == [("mlflow.data.context", "training")]
     for each in (parent, child):
+        dataset = each.inputs.dataset_inputs[0]
+        assert (dataset.dataset.name, dataset.dataset.digest) == ("digits", "a" * 36)
+        assert [(tag.key, tag.value) for tag in dataset.tags] == [("mlflow.data.context", "training")]
         files = [file.path for file in tracker.client.list_artifacts(each.info.run_id)]
         assert files == ["config.yaml"]
+
+
+def splits(name: str, digest: str) -> Splits:
+    train, validation, test = (
+        ArraySplit(each, np.zeros((size, 4, 4, 1), np.uint8), np.zeros(size, np.int64))
+        for each, size in (("train", 30), ("validation", 20), ("test", 10))
+    )
+    return Splits(name, ("a", "b"), (4, 4, 1), train, train, validation, test, digest, ())
+
+
+def test_every_split_is_an_input_of_the_pipeline_and_of_its_stages(tracker: Tracker) -> None:
+    with tracker.pipeline("splits") as run:
+        run.log_splits(splits("usps", "a" * 64))
+        run.log_splits(splits("mnist", "b" * 64), source=True)
+        with run.stage("adapt", order=3) as stage:
+            pass
+    for each in (run, stage):
+        inputs = tracker.client.get_run(each.run_id).inputs.dataset_inputs
+        found = {entry.dataset.name: (entry.tags[0].value, entry.dataset) for entry in inputs}
+        assert {name: context for name, (context, _) in found.items()} == {
+            "usps train": "training",
+            "usps validation": "validation",
+            "usps test": "testing",
+            "mnist train": "baseline training",
+        }
+        digests = {dataset.digest for _, dataset in found.values()}
+        assert len(digests) == 4
+        assert all(re.fullmatch("[0-9a-f]{12}", digest) for digest in digests)
+        assert json.loads(found["usps test"][1].source)["tags"] == {
+            "split": "test",
+            "images": "10",
+            "classes": "2",
+            "data set": "usps",
+            "SHA-256": "a" * 64,
+        }
+
+
+def test_a_split_s_digest_depends_on_the_data_and_on_the_split() -> None:
+    assert split_digest("a", "train") == hashlib.sha256(b"a train").hexdigest()[:12]
+    assert len({split_digest(data, split) for data in "ab" for split in ("train", "test")}) == 4
+
+
+def test_tags_say_what_the_data_are_and_a_verdict_is_found_on_stages_too(tracker: Tracker) -> None:
+    parameters = {"data": "mnist", "model": "cnn 32-64", "placement": "before_activation, input"}
+    tags = {"data": "tfds", "model": "cnn", "placement": "before_activation"}
+    with tracker.pipeline("tags", parameters=parameters, tags=tags) as run:
+        with run.stage("adapt", order=3):
+            pass
+        run.log_verdict("helped")
+    condition = (
+        f"tags.data = 'mnist' and tags.model = 'cnn' and tags.placement = '{parameters['placement']}' "
+        "and tags.verdict = 'helped'"
+    )
+    found = tracker.client.search_runs([tracker.experiment_id], condition)
+    assert {each.info.run_name for each in found} == {"tags", "3_adapt"}
+
+
+def test_a_pipeline_s_accuracy_is_the_best_so_far_without_the_control(tracker: Tracker) -> None:
+    accuracies = {"baseline": 0.75, "insert": 0.7, "adapt": 0.8, "control": 0.9}
+    with tracker.pipeline("best so far") as run:
+        for order, (name, accuracy) in enumerate(accuracies.items(), start=1):
+            with run.stage(name, order=order) as stage:
+                stage.log_result(StageResult(name, 1, 1, 1.0, validation=scores(accuracy)))
+    stored = tracker.client.get_run(run.run_id).data.metrics
+    assert stored["val_accuracy"] == 0.8
+    assert stored["val/4_control"] == 0.9
+    assert next(iter(stored)) == "val_accuracy"  # what MLflow compares runs by without being asked
+
+
+def test_a_description_leads_to_the_curves_of_the_stages(tracker: Tracker) -> None:
+    with tracker.pipeline("described", command="bnadapt data=digits") as run:
+        with run.stage("adapt", order=3):
+            pass
+        run.describe("**It helped.**")
+    shown = MarkdownIt().render(tracker.client.get_run(run.run_id).data.tags["mlflow.note.content"])
+    assert shown.startswith("<p><strong>It helped.</strong></p>\n<p><a href=")
+    link = html.unescape(shown.split('href="', 1)[1].partition('"')[0])
+    assert link == charts_page(run.experiment_id, below=run.run_id)
+    condition = parse_qs(link.partition("?")[2])["searchFilter"][0]
+    found = tracker.client.search_runs([run.experiment_id], condition)
+    assert [each.info.run_name for each in found] == ["3_adapt"]
+
+
+def test_the_kept_network_is_an_output_of_the_pipeline(tracker: Tracker) -> None:
+    with tracker.pipeline("kept") as run:
+        with run.stage("adapt", order=3) as stage:
+            uri = stage.log_model(network())
+        with run.stage("finetune", order=4) as other:
+            other.log_model(network())
+        run.log_best("3_adapt", StageResult("adapt", 1, 1, 1.0, validation=scores(0.9)))
+    outputs = tracker.client.get_run(run.run_id).outputs.model_outputs
+    assert [f"models:/{each.model_id}" for each in outputs] == [uri]
+    assert tracker.client.get_logged_model(stage.model_id).source_run_id == stage.run_id
 
 
 def test_epochs_are_steps_and_the_result_is_the_newest_value(tracker: Tracker) -> None:
@@ -191,12 +296,14 @@ def test_a_network_is_loaded_again_with_its_scores_and_in_a_process_without_bnad
     images = np.random.default_rng(0).uniform(0, 255, (3, 4, 4, 1)).astype(np.float32)
     expected = model.predict(images, verbose=0)
     with tracker.pipeline("data/x: network", parameters={"seed": 0}) as run:
-        run.log_dataset("target", "f00", "testing")
         run.log_dataset("source", "ba5", "training")
+        run.log_dataset("held out", "f01", "validation")
+        run.log_dataset("target", "f00", "testing")
         with run.stage("finetune", order=4) as stage:
+            stage.log_epoch(3, {"val_accuracy": 0.7})
+            stage.log_result(StageResult("finetune", 1, 1, 1.0, validation=scores(0.8)))
             uri = stage.log_model(model, images)
             stage.log_test(scores(0.9))
-            stage.link_scores({"val_accuracy": 0.8})
 
     np.testing.assert_array_equal(load_model(tracker.uri, uri).predict(images, verbose=0), expected)
     logged = tracker.client.get_logged_model(uri.removeprefix("models:/"))
@@ -206,19 +313,20 @@ def test_a_network_is_loaded_again_with_its_scores_and_in_a_process_without_bnad
         "READY",
     )
     assert logged.params == {"seed": "0", "stage": "4_finetune"}
-    assert {each.key: each.value for each in logged.metrics} == {
-        "test_accuracy": 0.9,
-        "test_loss": pytest.approx(0.1),
-        "test_macro_f1": 0.9,
-        "test_calibration_error": pytest.approx(0.225),
-        "val_accuracy": 0.8,
+    assert {(each.dataset_name, each.key, each.step): each.value for each in logged.metrics} == {
+        ("target", "test_accuracy", 0): 0.9,
+        ("target", "test_loss", 0): pytest.approx(0.1),
+        ("target", "test_macro_f1", 0): 0.9,
+        ("target", "test_calibration_error", 0): pytest.approx(0.225),
+        ("held out", "val_accuracy", 3): 0.8,
+        ("held out", "val_loss", 3): pytest.approx(0.2),
+        ("held out", "val_macro_f1", 3): 0.8,
+        ("held out", "val_calibration_error", 3): 0.2,
     }
-    assert {each.dataset_name for each in logged.metrics} == {"target"}
     assert tracker.client.get_run(run.run_id).data.metrics["test/4_finetune"] == 0.9
 
     np.save(tmp_path / "images.npy", images)
     np.save(tmp_path / "expected.npy", expected)
-    sample = tracker.client.download_artifacts(stage.run_id, "sample_input.json")
     program = f"""
 import json, sys, mlflow, mlflow.keras, numpy as np
 mlflow.set_tracking_uri({tracker.uri!r})
@@ -226,8 +334,13 @@ images, expected = np.load("images.npy"), np.load("expected.npy")
 np.testing.assert_allclose(mlflow.keras.load_model({uri!r}).predict(images, verbose=0), expected, rtol=1e-6)
 served = mlflow.pyfunc.load_model({uri!r})
 np.testing.assert_allclose(served.predict(images), expected, rtol=1e-6)
-sample = np.asarray(json.load(open({sample!r}))["inputs"], np.float32)
-np.testing.assert_allclose(served.predict(sample), expected[:1], rtol=1e-5)
+description = mlflow.models.Model.load({uri!r})
+for example in (description.load_input_example({uri!r}), description.load_input_example()):
+    np.testing.assert_array_equal(example, images[:1])
+    np.testing.assert_allclose(served.predict(example.astype(np.float32)), expected[:1], rtol=1e-5)
+directory = mlflow.artifacts.download_artifacts({uri!r})
+body = json.load(open(directory + "/serving_input_example.json"))
+np.testing.assert_array_equal(np.asarray(body["inputs"], np.float32), images[:1])
 expected_input = served.metadata.signature.inputs.inputs[0]
 assert (str(expected_input.type), tuple(expected_input.shape)) == ("float32", (-1, 4, 4, 1))
 assert "bnadapt" not in sys.modules

@@ -46,3 +46,11 @@ def test_the_link_opens_the_experiment_s_charts() -> None:
     assert ui_url("postgresql://host/runs", "7", port=5001) == (
         "http://127.0.0.1:5001/#/experiments/7/runs?workflowType=machine_learning&compareRunsMode=CHART"
     )
+
+
+def test_a_link_to_the_curves_of_one_comparison_s_arms() -> None:
+    assert ui_url("sqlite:////tmp/mlflow.db", "7", below="a1b2") == (
+        "http://127.0.0.1:5000/#/experiments/7/runs?workflowType=machine_learning&compareRunsMode=CHART"
+        "&searchFilter=tags.%60mlflow.parentRunId%60%20%3D%20%27a1b2%27"
+        "&orderByKey=metrics.%60val_accuracy%60&orderByAsc=false"
+    )
