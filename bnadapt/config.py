@@ -444,12 +444,14 @@ def takes_steps(how: StageSettings) -> bool:
     return how.train != [STATISTICS] and (how.steps is not None or how.epochs > 0)
 
 
-def length_of(how: StageSettings) -> str:
-    """How long a stage trains at most, in words: ``5 epochs``, ``300 steps``; empty where it takes no steps."""
-    if not takes_steps(how):
-        return ""
-    count, unit = (how.epochs, "epoch") if how.steps is None else (how.steps, "step")
-    return f"{count:,} {unit}" if count == 1 else f"{count:,} {unit}s"
+def length_of(*stages: StageSettings) -> str:
+    """How long stages train at most, in words: ``5 epochs``, ``300 steps + 1 epoch``; empty where none takes steps."""
+    trains = [how for how in stages if takes_steps(how)]
+    counts = {
+        "step": sum(how.steps for how in trains if how.steps is not None),
+        "epoch": sum(how.epochs for how in trains if how.steps is None),
+    }
+    return " + ".join(f"{count:,} {unit}{'s' * (count > 1)}" for unit, count in counts.items() if count)
 
 
 def settings_by_key(settings: Any, prefix: str = "") -> dict[str, tuple[Any, "Field[Any]"]]:

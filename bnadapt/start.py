@@ -308,7 +308,7 @@ def _plan_control(settings: Settings, network: keras.Model) -> PlanStage:
     train_only(network, ALL)
     return PlanStage(
         name=CONTROL,
-        length=" + ".join(filter(None, map(length_of, settings.schedule.values()))),
+        length=length_of(*settings.schedule.values()),
         learning_rate=None,
         trains="all, no insertion",
         trainable=trainable_parameters(network),

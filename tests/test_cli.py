@@ -126,10 +126,8 @@ def test_a_users_schedule_is_an_option_like_any_other(tmp_path: Path) -> None:
     (tmp_path / "mine" / "schedule").mkdir(parents=True)
     (tmp_path / "mine" / "schedule" / "slow.yaml").write_text("polish:\n  epochs: 2\n  learning_rate: 1e-5\n")
     result = bnadapt("--config-dir", "mine", "schedule=slow", "--cfg", "job", cwd=tmp_path)
-    assert (
-        "schedule:\n  polish:\n    train:\n    - all\n    epochs: 2\n    learning_rate: 1.0e-05"
-        in result.stdout
-    )
+    assert "schedule:\n  polish:\n    train:\n    - all\n    epochs: 2\n" in result.stdout
+    assert "    learning_rate: 1.0e-05\n" in result.stdout
 
 
 def test_help_shows_the_commands_people_need_and_the_groups(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from bnadapt.config import (
     SwitchSettings,
     chosen_stages,
     inserts,
+    length_of,
     stage_order,
     takes_steps,
 )
@@ -227,3 +228,15 @@ def test_every_setting_says_what_it_means() -> None:
     assert not undocumented(valid())
     assert not undocumented(StageSettings())
     assert not undocumented(SwitchSettings())
+
+
+def test_lengths_of_stages_are_added_by_their_units() -> None:
+    some = [
+        StageSettings(epochs=5),
+        StageSettings(steps=1200),
+        StageSettings(epochs=1),
+        StageSettings(epochs=0),
+    ]
+    assert [length_of(each) for each in some] == ["5 epochs", "1,200 steps", "1 epoch", ""]
+    assert length_of(*some) == "1,200 steps + 6 epochs"
+    assert length_of(StageSettings(train=["statistics"])) == ""
