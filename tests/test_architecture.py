@@ -11,6 +11,7 @@ import pytest
 FLOORS = [
     {"errors", "startup"},
     {"config"},
+    {"ranges"},
     {"checks"},
     {"stages"},
     {"surgery"},

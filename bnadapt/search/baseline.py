@@ -1,0 +1,64 @@
+"""The baseline that all trials begin with: trained once, kept beside the study, known by the hash of its weights."""
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import keras
+
+from bnadapt.config import BASELINE
+from bnadapt.evaluation.results import Epoch
+from bnadapt.procedure import Listener, Procedure, weights_digest
+from bnadapt.search.study import BASELINE_ACCURACY, BASELINE_DIGEST
+from bnadapt.search.work import Work
+from bnadapt.tracking.names import score_metrics
+from bnadapt.tracking.runs import StageRun
+from bnadapt.training.progress import Display
+
+
+def make_baseline(work: Work) -> None:
+    """Train the baseline that all trials share, unless an earlier process of this search has kept it."""
+    study, path = work.study, work.baseline
+    known = study.user_attrs.get(BASELINE_DIGEST)
+    if known is not None:
+        if _digest_of_file(path) == known:
+            work.say(f"baseline: as trained before, from {path}")
+            return
+        work.say(f"baseline: {path} no longer holds the network of this study; it is trained again")
+    procedure = Procedure(work.settings, work.start, Display(work.console, work.settings.progress))
+    with work.run.stage(BASELINE, order=0, parameters=asdict(work.start.baseline)) as stage:
+        network, trained = procedure.train_baseline(work.start.network, Listener(epoch=_record(stage)))
+        scores = procedure.scores(network, work.start.splits.validation)
+        stage.log_metrics(score_metrics("val", scores), step=len(trained.history))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}.keras")
+        network.save(unfinished)
+        os.replace(unfinished, path)
+        digest = weights_digest(network)
+        stage.log_text("baseline.sha256", digest)
+    if known not in (None, digest):
+        work.say(
+            "  its weights differ from those that the trials so far began with: compare across with care"
+        )
+    study.set_user_attr(BASELINE_ACCURACY, scores.accuracy)
+    study.set_user_attr(BASELINE_DIGEST, digest)  # last: what it names is whole
+    work.say(
+        f"baseline: {100 * scores.accuracy:.2f} % of {work.images:,} validation images, shared by all trials"
+    )
+
+
+def _record(stage: StageRun) -> Callable[[Epoch, str], None]:
+    def record(epoch: Epoch, prefix: str) -> None:
+        metrics = asdict(epoch)
+        stage.log_epoch(metrics.pop("number"), {prefix + key: value for key, value in metrics.items()})
+
+    return record
+
+
+def _digest_of_file(path: Path) -> str | None:
+    """Hash of the weights in a network file; None where it cannot be read."""
+    try:
+        return weights_digest(keras.saving.load_model(path, compile=False))
+    except Exception:  # a file that is no network, cut off or from elsewhere raises what it likes
+        return None
