@@ -15,9 +15,10 @@ from bnadapt.models.fit_to_data import fit_to_data
 from bnadapt.normalization.policy import BATCH_NORM, HEAD
 from bnadapt.normalization.proof import fingerprint
 from bnadapt.normalization.statistics import calibrate
-from bnadapt.start import INSERTED, Start, find_chosen_sites, has_batch_norm
+from bnadapt.rehearsal import find_chosen_sites, has_batch_norm
+from bnadapt.start import Start
 from bnadapt.surgery.insert import insert_batch_norm
-from bnadapt.surgery.sites import Sites
+from bnadapt.surgery.sites import INSERTED, Sites
 from bnadapt.training.fit import Trained, momentum_for, train_stage
 from bnadapt.training.progress import Display
 from bnadapt.training.rate import RateTest
@@ -110,7 +111,7 @@ class Procedure:
         if calibrated and sites:
             on = self.start.source_splits if insertion.calibrate_on == "source" else self.splits
             images = on.unlabelled.mixed(self.settings.evaluation.batch_size, seed=self.seed(INSERT))
-            calibrate(network, images, layers=INSERTED, samples=insertion.samples)
+            calibrate(network, images, layers=f".*{INSERTED}.*", samples=insertion.samples)
         return Insertion(network, sites, *largest_change(before, predict(network, validation)[0]))
 
     def train(

@@ -3,47 +3,37 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
 
 import keras
 
 from bnadapt.config import (
     BASELINE,
-    CONTROL,
-    EVALUATE,
     INSERT,
-    STATISTICS,
     DataSettings,
-    PlacementSettings,
     Settings,
     StageSettings,
     chosen_stages,
-    inserts,
-    length_of,
     stage_order,
-    takes_steps,
 )
 from bnadapt.data.load import Description, choose_image_shape, describe, load
 from bnadapt.data.splits import Splits
-from bnadapt.errors import StageError, SurgeryError
+from bnadapt.errors import StageError
+from bnadapt.identity import overrides, parameters_of_run, run_name
 from bnadapt.models.build import build
 from bnadapt.models.fit_to_data import Fitted, fit_to_data, input_shape, load_file, returns_probabilities
 from bnadapt.normalization.patch import apply_patch
-from bnadapt.normalization.policy import ALL, BATCH_NORM, HEAD, drawn_entries, train_only
+from bnadapt.normalization.policy import ALL, HEAD
+from bnadapt.rehearsal import notes_on_statistics, rehearse
 from bnadapt.report.plan import PlanStage
 from bnadapt.stages import needed_before, require_stages
-from bnadapt.surgery.graph import layer_paths
-from bnadapt.surgery.insert import insert_batch_norm
 from bnadapt.surgery.preprocess import with_rescaling
 from bnadapt.surgery.rebuild import without_recorded_training
-from bnadapt.surgery.sites import Position, Sites, find_sites
+from bnadapt.surgery.sites import Sites
 from bnadapt.tracking.history import StoredStage, parameters_of, stages_of
 from bnadapt.tracking.models import load_model
 from bnadapt.tracking.store import Tracker
-from bnadapt.training.fit import set_policy, trainable_parameters
 
 AUTO = "auto"
-INSERTED = ".*_inserted_bn.*"  # names of the layers that insertion makes
 
 
 @dataclass(frozen=True)
@@ -89,7 +79,7 @@ def prepare(
     tracker: Tracker,
     command: Sequence[str] = ("bnadapt",),
     *,
-    load: Callable[[DataSettings, tuple[int, int, int]], Splits] = load,
+    read: Callable[[DataSettings, tuple[int, int, int]], Splits] | None = None,
 ) -> Start:
     """Get the data and the first network, and find out everything that can go wrong before training.
 
@@ -97,12 +87,13 @@ def prepare(
         settings: Checked settings.
         tracker: Where earlier runs and their networks are.
         command: The words that the user typed.
-        load: Reads a data set; one that remembers what it has read saves time where there are several starts.
+        read: Reads a data set; one that remembers what it has read saves time where there are several starts.
 
     Raises:
         StageError: a chosen stage needs another one's result that is not there.
         DataError, ModelError, SurgeryError, TrackingError: as their names say.
     """
+    read = read or load
     keras.utils.clear_session()  # what an earlier job of a sweep left
     stages = chosen_stages(settings)
     earlier = stages_of(tracker, settings.from_run) if settings.from_run else {}
@@ -116,14 +107,14 @@ def prepare(
         fitted = _first_network(settings, tracker, settings.baseline_data or settings.data, source)
     else:
         fitted = _network_of(settings, tracker, earlier, stages, target)
-    splits = load(settings.data, image_shape_for(settings.data, target, fitted.network))
+    splits = read(settings.data, image_shape_for(settings.data, target, fitted.network))
     same = settings.baseline_data is None or not {BASELINE, INSERT} & set(stages)
-    source_splits = splits if same else load(settings.baseline_data, splits.image_shape)  # type: ignore[arg-type]
+    source_splits = splits if same else read(settings.baseline_data, splits.image_shape)  # type: ignore[arg-type]
     on_target = _with_head_for(fitted.network, splits)
     how = _baseline_training(settings, fitted)
-    parameters = _parameters(settings, source, target, stages, before)
-    sites, plan = _rehearse(settings, stages, fitted.network, on_target.network, how)
-    notes = [*fitted.notes, *splits.notes, *_notes_on_statistics(settings, on_target.network, same)]
+    parameters = parameters_of_run(settings, source, target, stages, before)
+    sites, plan = rehearse(settings, stages, fitted.network, on_target.network, how)
+    notes = [*fitted.notes, *splits.notes, *notes_on_statistics(settings, on_target.network, same)]
     if not same:
         notes += [f"{source_splits.name}: {note}" for note in source_splits.notes]
         notes += [f"{splits.name}: {note}" for note in on_target.notes]
@@ -142,8 +133,8 @@ def prepare(
         sites=sites,
         stages=plan,
         notes=tuple(notes),
-        parameters=parameters | _overrides(command),
-        run_name=settings.tracking.run_name or _run_name(parameters),
+        parameters=parameters | overrides(command),
+        run_name=settings.tracking.run_name or run_name(parameters),
     )
 
 
@@ -167,41 +158,6 @@ def _require_same_data(
             f"run {settings.from_run} worked on {before['data']}, this command on {target.name}: repeat the "
             f"settings of that run (data={before['data']} ...), or name data={target.name} to change the data"
         )
-
-
-def find_chosen_sites(network: keras.Model, placement: PlacementSettings) -> Sites:
-    """The sites that the placement asks for; none where it asks for none.
-
-    Raises:
-        SurgeryError: no layer takes batch normalization and the network has none of its own, or a pattern
-            matches nothing.
-    """
-    if not inserts(placement):
-        return Sites(())
-    sites = find_sites(
-        network,
-        None if placement.position == "none" else cast(Position, placement.position),
-        include=placement.include,
-        exclude=placement.exclude,
-        shared=placement.shared,
-        on_input=placement.on_input,
-    )
-    if not sites and not has_batch_norm(network):
-        reasons = "".join(f"\n  {layer}: {reason}" for layer, reason in sites.passed_over.items())
-        raise SurgeryError(
-            f"no layer of {network.name!r} takes batch normalization; placement=none runs the procedure without."
-            + (
-                f" Passed over:{reasons}"
-                if reasons
-                else " It has no convolution or dense layer but the head."
-            )
-        )
-    return sites
-
-
-def has_batch_norm(network: keras.Model) -> bool:
-    """Whether a network has batch normalization, inserted or its own."""
-    return any(isinstance(layer, keras.layers.BatchNormalization) for layer in layer_paths(network).values())
 
 
 def image_shape_for(
@@ -273,131 +229,3 @@ def _baseline_training(settings: Settings, fitted: Fitted) -> StageSettings:
     if fitted.new_head:
         return replace(how, train=[HEAD])
     return replace(how, train=[HEAD], epochs=0, steps=None)
-
-
-def _rehearse(
-    settings: Settings, stages: list[str], first: keras.Model, on_target: keras.Model, baseline: StageSettings
-) -> tuple[Sites, tuple[PlanStage, ...]]:
-    """Do the surgery on the untrained network, so that what cannot work fails before anything trains."""
-    rows = [_plan_stage(BASELINE, first, baseline)] if BASELINE in stages else []
-    sites, network = Sites(()), on_target
-    if INSERT in stages:
-        sites = find_chosen_sites(network, settings.placement)
-        network = insert_batch_norm(network, sites, epsilon=settings.insertion.epsilon)
-    rows += [_plan_stage(name, network, how) for name, how in settings.schedule.items() if name in stages]
-    if EVALUATE in stages and settings.evaluation.control:
-        rows.append(_plan_control(settings, on_target))
-    return sites, tuple(rows)
-
-
-def _notes_on_statistics(settings: Settings, network: keras.Model, same_data: bool) -> list[str]:
-    """Say it where a stage without labels has next to nothing to do."""
-    stages = chosen_stages(settings)
-    names = [name for name, how in settings.schedule.items() if how.train == [STATISTICS] and name in stages]
-    calibrated_here = INSERT in stages and settings.insertion.init == "calibrated"
-    on_target = same_data or settings.insertion.calibrate_on == "target"
-    if not names or not calibrated_here or not on_target or has_batch_norm(network):
-        return []
-    return [
-        f"{names[0]}: batch normalization is calibrated on the same images, so that their statistics change next "
-        "to nothing; data@baseline_data=NAME names what the network was trained on"
-    ]
-
-
-def _plan_control(settings: Settings, network: keras.Model) -> PlanStage:
-    train_only(network, ALL)
-    return PlanStage(
-        name=CONTROL,
-        length=length_of(*settings.schedule.values()),
-        learning_rate=None,
-        trains="all, no insertion",
-        trainable=trainable_parameters(network),
-        statistics="",
-    )
-
-
-def _plan_stage(name: str, network: keras.Model, how: StageSettings) -> PlanStage:
-    without_labels = how.train == [STATISTICS]
-    idle = not takes_steps(how) or (how.train == [BATCH_NORM] and not has_batch_norm(network))
-    if not idle:
-        set_policy(network, how)
-    return PlanStage(
-        name=name,
-        length=length_of(how),
-        learning_rate=None if without_labels else how.learning_rate,
-        trains="nothing" if without_labels else ", ".join(how.train),
-        trainable=0 if idle else trainable_parameters(network, drawn_entries(network, how.train, seed=0)),
-        statistics=_statistics_in_words(how)
-        if has_batch_norm(network) and (without_labels or not idle)
-        else "",
-    )
-
-
-def _statistics_in_words(how: StageSettings) -> str:
-    if how.train == [STATISTICS]:
-        blended = f", those before counting as {how.prior:g} images" if how.prior else ""
-        return f"measured without labels{blended}"
-    mode = {
-        ("move", "batch"): "batch",
-        ("stay", "batch"): "batch, moving ones stay",
-        ("move", "moving"): "moving, following the batches",
-        ("stay", "moving"): "moving, frozen",
-    }[how.statistics, how.normalize]
-    measured = ", then re-estimated" if how.reestimate and how.statistics == "move" else ""
-    return mode + measured + (", others for some layers" if how.batch_norm else "")
-
-
-def _parameters(
-    settings: Settings, source: Description, target: Description, stages: list[str], before: Mapping[str, str]
-) -> dict[str, str]:
-    """What describes the run in a word each; for stages that an earlier run performed, what that run said."""
-    own = {
-        "data": target.name,
-        "baseline_data": source.name,
-        "model": _model_name(settings),
-        "placement": _placement_name(settings.placement),
-        "init": settings.insertion.init,
-        "schedule": ", ".join(
-            f"{name} {how.epochs if how.steps is None else length_of(how)}"
-            for name, how in settings.schedule.items()
-        ),
-        "seed": str(settings.seed),
-    }
-    inherited = ([] if BASELINE in stages else ["baseline_data", "model"]) + (
-        [] if INSERT in stages else ["placement", "init"]
-    )
-    return own | {key: before[key] for key in inherited if key in before}
-
-
-def _overrides(command: Sequence[str]) -> dict[str, str]:
-    """Single settings that the command changes, so that runs that differ in them can be told apart."""
-    changes = [
-        word.lstrip("+").partition("=") for word in command if "=" in word and not word.startswith("-")
-    ]
-    return {
-        key: value for key, _, value in changes if "." in key and not key.startswith(("hydra.", "tracking."))
-    }
-
-
-def _placement_name(placement: PlacementSettings) -> str:
-    if not placement.on_input:
-        return placement.position
-    return "input" if placement.position == "none" else f"{placement.position}, input"
-
-
-def _model_name(settings: Settings) -> str:
-    model = settings.model
-    match model.kind:
-        case "mlp":
-            return "mlp " + "-".join(map(str, model.widths))
-        case "cnn":
-            return "cnn " + "-".join(map(str, [*model.filters, model.dense]))
-        case _:
-            return Path(model.path or "").stem
-
-
-def _run_name(parameters: Mapping[str, str]) -> str:
-    source, target = parameters["baseline_data"], parameters["data"]
-    data = target if source == target else f"{source}>{target}"
-    placement = parameters["placement"].replace("_activation", "").replace(", ", "+")
-    return f"{data} {parameters['model'].split(' ')[0]} {placement} s{parameters['seed']}"

@@ -74,7 +74,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Searched:
         patch.chdir(directory)
         patch.setenv("XDG_CACHE_HOME", str(directory / "cache"))
         patch.setenv("COLUMNS", "100")
-        patch.setitem(bnadapt_start.prepare.__kwdefaults__, "load", load)
+        patch.setattr(bnadapt_start, "load", load)
         patch.setattr(
             "bnadapt.search.run.Console", lambda **options: console_into(directory / "printed", options)
         )

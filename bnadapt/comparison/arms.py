@@ -16,7 +16,8 @@ from bnadapt.config import (
 )
 from bnadapt.errors import SurgeryError
 from bnadapt.models.fit_to_data import fit_to_data
-from bnadapt.start import Start, find_chosen_sites, has_batch_norm
+from bnadapt.rehearsal import find_chosen_sites, has_batch_norm
+from bnadapt.start import Start
 from bnadapt.surgery.insert import insert_batch_norm
 from bnadapt.training.fit import set_policy
 

@@ -59,7 +59,7 @@ def run_comparison(
     began = time.monotonic()
     read = Reader()
     every = list(repetitions(settings))
-    first = prepare(every[0].settings, tracker, command, load=read)
+    first = prepare(every[0].settings, tracker, command, read=read)
     arms, left_out = runnable(settings, first)
     with tracker.pipeline(
         account.run_name(settings, first),
@@ -72,7 +72,7 @@ def run_comparison(
         work = Work(settings, arms, run, run_directory / "models", console, len(every) * len(arms))
         for repetition in every:
             start = (
-                first if repetition is every[0] else prepare(repetition.settings, tracker, command, load=read)
+                first if repetition is every[0] else prepare(repetition.settings, tracker, command, read=read)
             )
             _repeat(work, repetition, start)
         _test(work, first)

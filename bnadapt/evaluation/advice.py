@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from bnadapt.config import CONTROL, INSERT, StageSettings
 from bnadapt.evaluation.results import Advice, Epoch, LayerGap, Scores, StageResult
 from bnadapt.evaluation.significance import CONFIDENCE, mcnemar, wilson, wilson_of
+from bnadapt.surgery.sites import INSERTED
 
 # Each rule's threshold; a share of 1, or of what the quantity was before.
 STILL_FALLING = 0.02  # of the validation loss, from the last epoch but one to the last
@@ -23,7 +24,6 @@ FEW_LABELS = 50  # training images per class
 EASY = 0.99  # validation accuracy from which more labels are not worth asking for
 UNSURE = 0.02  # half of the interval of the kept stage's validation accuracy
 
-INSERTED = "_inserted_bn"  # in the names of the layers that insertion makes
 EVERYTHING, ONLY_BATCH_NORM = "all", ["batch_norm"]
 FROZEN = "schedule.{stage}.statistics=stay schedule.{stage}.normalize=moving"
 

@@ -15,9 +15,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from bnadapt.checks.search import BATCH_SIZE
 from bnadapt.config import Settings
 from bnadapt.ledger import attempt
-from bnadapt.ranges import BATCH_SIZE
 from bnadapt.report.search_plots import TrialPoint, search_drawings
 from bnadapt.report.tables import duration, percent
 from bnadapt.search.space import as_override

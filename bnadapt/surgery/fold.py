@@ -16,9 +16,10 @@ from bnadapt.surgery.insert import SPLIT
 from bnadapt.surgery.kinds import fused_activation, target_of
 from bnadapt.surgery.linear import Weights, holder_of, settings_for
 from bnadapt.surgery.rebuild import Edits, rebuild
+from bnadapt.surgery.sites import INSERTED
 from bnadapt.surgery.tree import layer_tree, set_flags, unique_name
 
-INSERTED = r"_inserted_bn(_\d+)?$"  # the end of the names that insertion gives
+INSERTED_NAME = INSERTED + r"(_\d+)?$"
 
 __all__ = ["Fold", "Folds", "find_folds", "fold_batch_norm"]
 
@@ -137,7 +138,7 @@ def _replace_batch_norms(plan: FoldPlan, edits: Edits) -> None:
         layer = call.operation
         remains: list[keras.Layer] = []
         if key in plan.shifts:
-            name = unique_name(re.sub(INSERTED, "", layer.name) + "_shift", taken[call.model_path])
+            name = unique_name(re.sub(INSERTED_NAME, "", layer.name) + "_shift", taken[call.model_path])
             taken[call.model_path].add(name)
             remains = [_shift_layer(plan.shifts[key], name)]
         elif any(_names_an_output(plan, each) for each in plan.calls[key]):
@@ -185,7 +186,7 @@ def _after_inserted(plan: FoldPlan, node: Any, passed: list[Any]) -> Any:
         if len(users) != 1 or id(node.outputs[0]) in plan.wiring.outputs:
             return None
         operation = users[0].operation
-        if id(operation) not in plan.gone or not re.search(INSERTED, operation.name):
+        if id(operation) not in plan.gone or not re.search(INSERTED_NAME, operation.name):
             return operation
         node = users[0]
         passed.append(operation)

@@ -17,6 +17,7 @@ from bnadapt.surgery.reasons import hidden_targets, reason_against_call, reason_
 from bnadapt.surgery.rebuild import check_rewritable
 from bnadapt.surgery.tree import unique_name
 
+INSERTED = "_inserted_bn"  # in the names of the layers that insertion makes, behind what they normalize
 Position = Literal["before_activation", "after_activation"]
 Patterns = str | Sequence[str]
 
@@ -181,7 +182,7 @@ def _add_inputs(model: keras.Model, steps: Sequence[Step], found: _Found) -> Non
         if isinstance(axis, str):
             found.passed_over[layer] = axis
             continue
-        name = unique_name(f"{layer}_inserted_bn", names)
+        name = unique_name(layer + INSERTED, names)
         names.add(name)
         found.sites.append(Site(layer, "InputLayer", int(tensor.shape[axis]), axis, "input", name))
 
@@ -259,6 +260,6 @@ def _site(group: Sequence[Call], position: Position, shared: bool, found: _Found
     axis = channel_axis(layer, len(shape))
     assert axis is not None, first.path  # reason_against_layer has seen to it
     number = f"_{first.index}" if first.index and not shared else ""
-    name = found.name(f"{layer.name}_inserted_bn{number}", group)
+    name = found.name(f"{layer.name}{INSERTED}{number}", group)
     numbers = tuple(call.index for call in group)
     return Site(first.path, type_name(layer), int(shape[axis]), axis, position, name, numbers)

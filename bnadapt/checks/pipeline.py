@@ -1,0 +1,103 @@
+"""Contradictions in data, network, placement and stages."""
+
+import re
+
+from bnadapt.checks.selectors import bad_patterns, selector_mistakes, switch_mistakes
+from bnadapt.config import FIXED_STAGES, STATISTICS, DataSettings, Settings, inserts, stage_order, takes_steps
+
+
+def contradictions(settings: Settings) -> list[str]:
+    """Values that contradict each other, or are of no use beside others."""
+    mistakes = []
+    for prefix, data in (("data", settings.data), ("baseline_data", settings.baseline_data)):
+        if data is not None:
+            mistakes += _data_contradictions(prefix, data)
+    model = settings.model
+    if model.kind == "file" and model.path is None:
+        mistakes.append("model.path is missing: model=file needs model.path=FILE.keras")
+    if model.kind != "file" and model.path is not None:
+        mistakes.append(f"model.path={model.path} is used by model=file only, not by model.kind={model.kind}")
+    if model.kind != "file" and model.patch is not None:
+        mistakes.append(
+            f"model.patch={model.patch} is used by model=file only, not by model.kind={model.kind}"
+        )
+    for key in ("widths", "filters"):
+        if any(width < 1 for width in getattr(model, key)):
+            mistakes.append(f"model.{key}={getattr(model, key)}: every number must be at least 1")
+    if len(model.input_range) != 2 or model.input_range[0] >= model.input_range[1]:
+        mistakes.append(
+            f"model.input_range={model.input_range}: give the lowest and the highest pixel value, such as [0,1]"
+        )
+    if settings.insertion.gamma != 1.0 and settings.insertion.init != "standard":
+        mistakes.append(
+            f"insertion.gamma={settings.insertion.gamma} is used by insertion.init=standard only: "
+            "calibrated insertion computes gamma from data"
+        )
+    for key in ("include", "exclude"):
+        mistakes += bad_patterns(f"placement.{key}", getattr(settings.placement, key))
+    for name, stage in settings.schedule.items():
+        if name in FIXED_STAGES or not re.fullmatch(r"[A-Za-z]\w*", name):
+            mistakes.append(
+                f"schedule.{name}: a stage's name is a word of letters, digits and underscores, and none of "
+                f"{', '.join(FIXED_STAGES)}"
+            )
+        mistakes += selector_mistakes(f"schedule.{name}.train", stage.train)
+        mistakes += switch_mistakes(f"schedule.{name}", stage)
+    mistakes += selector_mistakes("baseline.train", settings.baseline.train)
+    if STATISTICS in settings.baseline.train:
+        mistakes.append(
+            "baseline.train=[statistics]: the baseline has no batch normalization that could use it"
+        )
+    if settings.data.batch_size == 1 and _normalizes_batches(settings):
+        mistakes.append(
+            "data.batch_size=1: batch normalization on batch statistics needs more than one image per step; "
+            "take data.batch_size=16 or more, or schedule.STAGE.normalize=moving for every stage"
+        )
+    mistakes += _stage_contradictions(settings)
+    return mistakes
+
+
+def _data_contradictions(prefix: str, data: DataSettings) -> list[str]:
+    mistakes = []
+    if data.source == "tfds" and not data.name:
+        mistakes.append(f"{prefix}.name is missing: {prefix}=tfds needs {prefix}.name=NAME or NAME/CONFIG")
+    if data.source == "folder" and not data.path:
+        mistakes.append(f"{prefix}.path is missing: {prefix}=folder needs {prefix}.path=DIR")
+    if data.source == "tfds" and data.path:
+        mistakes.append(
+            f"{prefix}.path={data.path} is used by {prefix}=folder only; "
+            f"{prefix}.dir says where TensorFlow Datasets sets are prepared"
+        )
+    if data.image_size is not None and (len(data.image_size) != 2 or min(data.image_size) < 1):
+        mistakes.append(f"{prefix}.image_size={data.image_size}: give [height,width] in pixels")
+    if data.labels_per_class is not None and data.labels_fraction is not None:
+        mistakes.append(
+            f"{prefix}.labels_per_class={data.labels_per_class} and {prefix}.labels_fraction={data.labels_fraction} "
+            "both say how many images have labels: give one of them"
+        )
+    if data.validation_fraction + data.test_fraction >= 1:
+        mistakes.append(
+            f"{prefix}.validation_fraction={data.validation_fraction} and {prefix}.test_fraction="
+            f"{data.test_fraction} leave nothing to train on"
+        )
+    return mistakes
+
+
+def _normalizes_batches(settings: Settings) -> bool:
+    return inserts(settings.placement) and any(
+        how.normalize == "batch" and takes_steps(how) for how in settings.schedule.values()
+    )
+
+
+def _stage_contradictions(settings: Settings) -> list[str]:
+    if settings.stages is None:
+        return []
+    order = stage_order(settings)
+    unknown = [name for name in settings.stages if name not in order]
+    if unknown:
+        return [
+            f"stages={settings.stages}: no stage is called {', '.join(unknown)}; there are {', '.join(order)}"
+        ]
+    if not settings.stages:
+        return [f"stages is empty: name some of {', '.join(order)}"]
+    return []
