@@ -10,16 +10,16 @@ from io import StringIO
 import numpy as np
 from rich.console import Console
 
+from bnadapt.artifacts import attempt, keep_drawings, keep_report
 from bnadapt.config import BASELINE, EVALUATE, INSERT, Settings, TrackingSettings, chosen_stages, length_of
 from bnadapt.data.splits import Splits
 from bnadapt.evaluation.advice import Evidence, advise
 from bnadapt.evaluation.changes import Changes, changed_images, images_at
 from bnadapt.evaluation.results import Advice, Verdict
-from bnadapt.ledger import Ledger, attempt
+from bnadapt.ledger import Ledger
 from bnadapt.report.contents import contents
 from bnadapt.report.drawings import drawings
 from bnadapt.report.material import Material
-from bnadapt.report.page import Plot, html, markdown
 from bnadapt.report.plan import POSITIONS, plan, stage_table
 from bnadapt.report.tables import (
     advice_text,
@@ -124,17 +124,8 @@ def _record_layers(run: PipelineRun, ledger: Ledger) -> None:
 def _report(start: Start, ledger: Ledger, verdict: Verdict | None) -> None:
     """Draw the plots, write the page, and keep both; a plot that fails is missing from the page, which says so."""
     material = _material(start, ledger, verdict)
-    plots: dict[str, list[Plot]] = {}
-    missing = []
-    for drawing in drawings(material):
-        png = attempt(f"the plot {drawing.path}", drawing.png)
-        if png is None:
-            missing.append(f"Missing, because it could not be drawn: {drawing.title}.")
-            continue
-        ledger.keep_file(drawing.path, png)
-        plots.setdefault(drawing.section, []).append(Plot(drawing.path, drawing.title, png))
-    page = contents(material, plots, missing)
-    ledger.keep_report(html(page), markdown(page))
+    plots, missing = keep_drawings(ledger.run, ledger.directory, drawings(material))
+    ledger.report = keep_report(ledger.run, ledger.directory, contents(material, plots, missing))
 
 
 def _material(start: Start, ledger: Ledger, verdict: Verdict | None) -> Material:

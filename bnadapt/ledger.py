@@ -3,14 +3,14 @@
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TypeVar
 
 import keras
 
+from bnadapt.artifacts import attempt
 from bnadapt.config import BASELINE, CONTROL, EVALUATE, INSERT, Settings, StageSettings, chosen_stages
 from bnadapt.data.splits import Split
 from bnadapt.errors import SurgeryError
@@ -30,22 +30,6 @@ from bnadapt.training.rate import RateTest
 
 _log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
-
-def attempt(what: str, do: Callable[[], T]) -> T | None:
-    """What ``do`` returns, or None, with a warning that names ``what``, where it raises.
-
-    For everything that explains results: none of it may cost the results themselves.
-    """
-    try:
-        return do()
-    except Exception as error:
-        # Networks, fonts and templates raise what they like, so the net is wide here.
-        _log.warning("%s failed, the run goes on: %s: %s", what, type(error).__name__, error)
-        _log.info("%s failed", what, exc_info=True)
-        return None
-
 
 class Ledger:
     """Keeps every stage's result and network as soon as the stage ends, here and in MLflow.
@@ -58,6 +42,7 @@ class Ledger:
         results: What the stages left, in the pipeline's order, those of earlier runs included.
         shifts: How the baseline's data and those adapted to differ for each layer; empty before insertion, and
             where they are the same.
+        directory: The run's directory.
         report: The page that tells of the run, once it is written.
     """
 
@@ -79,7 +64,7 @@ class Ledger:
         # What an earlier run did after the stage that is done anew here belongs to another network.
         first = self.order.index(chosen_stages(settings)[0])
         self._earlier = {name: start.earlier[name] for name in self.order[:first] if name in start.earlier}
-        self._directory = run_directory
+        self.directory = run_directory
         self._models = run_directory / "models"
         self._models.mkdir(parents=True, exist_ok=True)
         self._results: dict[str, StageResult] = {}
@@ -149,7 +134,7 @@ class Ledger:
 
     def keep_best(self, name: str) -> Path:
         """Copy the stage's network to ``best.keras`` and name it in MLflow."""
-        path = self._directory / "best.keras"
+        path = self.directory / "best.keras"
         if self._path(name).is_file():
             shutil.copyfile(self._path(name), path)
         else:
@@ -193,20 +178,6 @@ class Ledger:
             images = next(iter(self.splits.validation.batches(1)))[0]
             run.log_model(network, images.numpy())
         self._look_at(network, result.name)
-
-    def keep_file(self, name: str, content: bytes) -> Path:
-        """Keep a file, such as ``plots/loss.png``, beside the best network and in MLflow; returns where it lies."""
-        path = self._directory / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-        self.run.log_bytes(name, content)
-        return path
-
-    def keep_report(self, page: str, text: str) -> None:
-        """Keep the report as HTML and as Markdown, whose plots lie beside it."""
-        # A name of a file that is no text in any encoding has letters that cannot be written.
-        self.keep_file("report.md", text.encode("utf-8", "replace"))
-        self.report = self.keep_file("report.html", page.encode("utf-8", "replace"))
 
     def _look_at(self, network: keras.Model, name: str) -> None:
         """Diagnose what a stage left, once it is kept; what fails is missing and costs nothing else."""

@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits
 
 import bnadapt.account
 import bnadapt.ledger
+from bnadapt.artifacts import attempt
 from bnadapt.config import (
     BaselineSettings,
     DataSettings,
@@ -20,7 +21,6 @@ from bnadapt.config import (
     Settings,
     StageSettings,
 )
-from bnadapt.ledger import attempt
 from bnadapt.pipeline import Outcome, run_pipeline
 
 HOSTILE = ["<script>alert(1)<", "a|b `c` **d**\udcff", "наука &amp; 数字"]  # one of them is no UTF-8
@@ -78,7 +78,7 @@ def test_a_failing_explanation_costs_nothing_else(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     if whole:
-        monkeypatch.setattr(bnadapt.account, "html", broken)
+        monkeypatch.setattr(bnadapt.account, "contents", broken)
     else:
         monkeypatch.setattr(bnadapt.ledger, "diagnose", broken)
         monkeypatch.setattr(bnadapt.account, "changed_images", broken)

@@ -17,7 +17,7 @@ FLOORS = [
     {"normalization"},
     {"evaluation", "data", "models"},
     {"training", "report", "tracking"},
-    {"identity", "rehearsal"},
+    {"artifacts", "identity", "rehearsal"},
     {"start"},
     {"ledger"},
     {"account", "procedure"},

@@ -11,15 +11,14 @@ from pathlib import Path
 from rich.console import Console
 
 from bnadapt.account import data_facts, shape, sizes, ui_line
+from bnadapt.artifacts import attempt, keep_drawings, keep_report
 from bnadapt.config import ArmSettings, Settings
 from bnadapt.evaluation.arms import ArmResult, Comparison
 from bnadapt.evaluation.compare_advice import comparison_advice
-from bnadapt.ledger import attempt
 from bnadapt.report.comparison_contents import comparison_contents
 from bnadapt.report.comparison_drawings import comparison_drawings
 from bnadapt.report.comparison_material import ComparisonMaterial
 from bnadapt.report.comparison_tables import comparison_table, comparison_text
-from bnadapt.report.page import Plot, html, markdown
 from bnadapt.report.tables import advice_text, duration
 from bnadapt.start import Start
 from bnadapt.tracking.runs import PipelineRun
@@ -169,19 +168,8 @@ def print_outcome(
 
 
 def _report(run: PipelineRun, directory: Path, material: ComparisonMaterial) -> Path:
-    plots: dict[str, list[Plot]] = {}
-    missing = []
-    for drawing in comparison_drawings(material):
-        png = attempt(f"the plot {drawing.path}", drawing.png)
-        if png is None:
-            missing.append(f"Missing, because it could not be drawn: {drawing.title}.")
-            continue
-        _keep(run, directory, drawing.path, png)
-        plots.setdefault(drawing.section, []).append(Plot(drawing.path, drawing.title, png))
-    page = comparison_contents(material, plots, missing)
-    # A name of a file that is no text in any encoding has letters that cannot be written.
-    _keep(run, directory, "report.md", markdown(page).encode("utf-8", "replace"))
-    return _keep(run, directory, "report.html", html(page).encode("utf-8", "replace"))
+    plots, missing = keep_drawings(run, directory, comparison_drawings(material))
+    return keep_report(run, directory, comparison_contents(material, plots, missing))
 
 
 def _row(result: ArmResult) -> dict[str, object]:
@@ -210,14 +198,6 @@ def _row(result: ArmResult) -> dict[str, object]:
 
 def _number(value: float) -> float | None:
     return round(value, 6) if math.isfinite(value) else None
-
-
-def _keep(run: PipelineRun, directory: Path, name: str, content: bytes) -> Path:
-    path = directory / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    run.log_bytes(name, content)
-    return path
 
 
 def _labels(settings: Settings) -> list[int | None]:

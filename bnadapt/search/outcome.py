@@ -15,9 +15,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from bnadapt.artifacts import attempt, keep_drawings
 from bnadapt.checks.search import BATCH_SIZE
 from bnadapt.config import Settings
-from bnadapt.ledger import attempt
 from bnadapt.report.search_plots import TrialPoint, search_drawings
 from bnadapt.report.tables import duration, percent
 from bnadapt.search.space import as_override
@@ -153,18 +153,13 @@ def record(run: PipelineRun, run_directory: Path, material: Material, study: opt
         run.log_table(
             [{"setting": name, "share": share} for name, share in matters.items()], "importances.csv"
         )
-    for drawing in search_drawings(
+    drawings = search_drawings(
         [_point(each, material) for each in material.trials],
         standing=material.standing.accuracy if material.standing else None,
         baseline=material.baseline,
         logarithmic=[name for name, each in material.settings.search.space.items() if each.log],
-    ):
-        png = attempt(f"the plot {drawing.path}", drawing.png)
-        if png is not None:
-            path = run_directory / drawing.path
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(png)
-            run.log_bytes(drawing.path, png)
+    )
+    keep_drawings(run, run_directory, drawings)
 
 
 def print_outcome(console: Console, material: Material, study: optuna.Study) -> None:

@@ -18,10 +18,10 @@ import yaml
 from rich.console import Console
 
 from bnadapt import account
+from bnadapt.artifacts import attempt
 from bnadapt.checks import check
 from bnadapt.config import BASELINE, INSERT, SearchSettings, Settings, with_values
 from bnadapt.errors import BnadaptError, StageError, TrackingError
-from bnadapt.ledger import attempt
 from bnadapt.procedure import weights_digest
 from bnadapt.search import outcome
 from bnadapt.search.baseline import make_baseline

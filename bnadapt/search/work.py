@@ -6,8 +6,8 @@ from pathlib import Path
 import optuna
 from rich.console import Console
 
+from bnadapt.artifacts import attempt
 from bnadapt.config import Settings
-from bnadapt.ledger import attempt
 from bnadapt.start import Start
 from bnadapt.tracking.runs import PipelineRun
 from bnadapt.tracking.store import Tracker
