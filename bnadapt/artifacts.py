@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
-from bnadapt.report.drawings import Drawing
+from bnadapt.report.drawing import Drawing
 from bnadapt.report.page import Page, Plot, html, markdown
 from bnadapt.tracking.recording import Run
 

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from bnadapt.account import data_facts, shape, sizes, ui_line
 from bnadapt.artifacts import attempt, keep_drawings, keep_report
+from bnadapt.comparison.look import CloserLook
 from bnadapt.config import ArmSettings, Settings
 from bnadapt.evaluation.arms import ArmResult, Comparison
 from bnadapt.evaluation.compare_advice import comparison_advice
@@ -106,6 +107,7 @@ def material(
     left_out: Sequence[str],
     results: Sequence[ArmResult],
     comparisons: Sequence[Comparison],
+    look: CloserLook,
     seconds: float,
 ) -> ComparisonMaterial:
     """Everything that the report tells of."""
@@ -126,6 +128,9 @@ def material(
         source_data=data_facts(start.source_splits) if start.transfers else {},
         notes=(*start.notes, *left_out),
         advice=attempt("the advice", lambda: comparison_advice(comparisons, results)) or (),
+        look=look.look,
+        diagnosis=look.diagnosis,
+        shifts=look.shifts,
         command=run.command,
         versions=versions(),
         seeds={

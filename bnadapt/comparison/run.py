@@ -14,6 +14,7 @@ from rich.console import Console
 
 from bnadapt.comparison import account
 from bnadapt.comparison.arms import Repetition, repetitions, runnable, settings_of
+from bnadapt.comparison.look import look_closely
 from bnadapt.comparison.work import Networks, Reader, Work, rank_of
 from bnadapt.config import BASELINE, ArmSettings, Settings
 from bnadapt.errors import StageError
@@ -77,9 +78,13 @@ def run_comparison(
             _repeat(work, repetition, start)
         _test(work, first)
         comparisons = _compare(work)
-        best = work.keep_recommended(comparisons[-1], run_directory / "best.keras", first)
+        recommended = work.recommended(comparisons[-1])
+        look = look_closely(work, recommended, first)
+        best = work.keep(recommended, run_directory / "best.keras", first)
         seconds = time.monotonic() - began
-        material = account.material(run, settings, first, arms, left_out, work.results, comparisons, seconds)
+        material = account.material(
+            run, settings, first, arms, left_out, work.results, comparisons, look, seconds
+        )
         report = account.record(run, run_directory, material)
     account.print_outcome(console, settings, tracker, material, report, best)
     return ComparisonOutcome(run.run_id, work.results, comparisons)

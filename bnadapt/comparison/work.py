@@ -3,7 +3,7 @@
 import shutil
 import time
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import keras
@@ -11,7 +11,15 @@ from rich.console import Console
 
 from bnadapt.comparison import account
 from bnadapt.comparison.arms import Repetition, trains
-from bnadapt.config import BASELINE, ArmSettings, DataSettings, Settings, inserts
+from bnadapt.config import (
+    BASELINE,
+    ArmSettings,
+    DataSettings,
+    InsertionSettings,
+    PlacementSettings,
+    Settings,
+    inserts,
+)
 from bnadapt.data.load import load
 from bnadapt.data.splits import Splits
 from bnadapt.evaluation.arms import ArmResult, Comparison
@@ -50,9 +58,9 @@ class Networks:
                 network = keras.saving.load_model(self.baseline.path, compile=False)
                 self.scores[self.baseline.path] = procedure.scores(network, self.start.splits.validation)
             return self.baseline.path
-        key = repr((settings.placement, settings.insertion))
+        key = inserted_file(settings.placement, settings.insertion)
         if key not in self._inserted:
-            path = self.directory / f"inserted{len(self._inserted)}.keras"
+            path = self.directory / key
             network = procedure.insert(keras.saving.load_model(self.baseline.path, compile=False)).network
             network.save(path)
             self.scores[path] = procedure.scores(network, self.start.splits.validation)
@@ -78,6 +86,13 @@ class Work:
 
     def __post_init__(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def inserted(self) -> Path | None:
+        """A network with batch normalization put in that still computes what a baseline did; None without any."""
+        calibrated = replace(self.settings.insertion, init="calibrated")
+        path = self.directory / inserted_file(self.settings.placement, calibrated)
+        return path if path.is_file() else None
 
     @property
     def silent(self) -> Display:
@@ -135,14 +150,17 @@ class Work:
             run.log_result(result)
         self.runs.append(run)
 
-    def keep_recommended(self, comparison: Comparison, path: Path, start: Start) -> Path:
-        """Keep the recommended arm's best network by validation in a file, and record it."""
+    def recommended(self, comparison: Comparison) -> int:
+        """Place of the recommended arm's best result by validation among all results."""
         candidates = [
             number
             for number, result in enumerate(self.results)
             if result.arm == comparison.recommended and result.labels == comparison.labels
         ]
-        best = max(candidates, key=lambda number: rank_of(self.results[number].validation))
+        return max(candidates, key=lambda number: rank_of(self.results[number].validation))
+
+    def keep(self, best: int, path: Path, start: Start) -> Path:
+        """Keep the network of the result at this place in a file, record it, and remove all others."""
         path.write_bytes(self.paths[best].read_bytes())
         if self.settings.tracking.log_models:
             network = keras.saving.load_model(path, compile=False)
@@ -172,6 +190,12 @@ class Reader:
         while len(self._read) > 2:
             self._read.popitem(last=False)
         return splits
+
+
+def inserted_file(placement: PlacementSettings, insertion: InsertionSettings) -> str:
+    """Name of the file of a baseline with batch normalization put in; arms differ in nothing else of these."""
+    on_input = "_input" if placement.on_input else ""
+    return f"inserted_{placement.position}{on_input}_{insertion.init}.keras"
 
 
 def rank_of(scores: Scores) -> tuple[float, float]:

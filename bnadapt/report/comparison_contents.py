@@ -13,6 +13,7 @@ from bnadapt.report.comparison_axes import roles
 from bnadapt.report.comparison_drawings import ARMS, CHOICE, LEVELS, TRAINING, section_of
 from bnadapt.report.comparison_material import ComparisonMaterial, labels_in_words, levels_in_words, summary
 from bnadapt.report.comparison_tables import interval, p_value, points, rates
+from bnadapt.report.look import CLASSES, NORMALIZATION, diagnosis_tables, shift_tables, words_on_changes
 from bnadapt.report.page import Code, Page, Plot, Section, Table
 from bnadapt.report.tables import MISSING, duration, percent
 
@@ -53,6 +54,7 @@ def comparison_contents(
     found = [
         Section(LEVELS, (), (*_levels(material), *plots.get(LEVELS, ()))),
         *(each for comparison in material.comparisons for each in _of_one(material, comparison, plots)),
+        *_closer_look(material, plots),
         Section("What each arm does", (), _descriptions(material)),
         Section("Pairs worth reading", (), _pairs(material)),
         Section("Plan", material.notes, _plan(material)),
@@ -72,6 +74,18 @@ def comparison_contents(
         advice=tuple(each.sentence for each in material.advice),
         sections=tuple(sections),
     )
+
+
+def _closer_look(material: ComparisonMaterial, plots: Mapping[str, Sequence[Plot]]) -> list[Section]:
+    """What the recommended network gets right, and what its batch normalization does."""
+    look, (source, target) = material.look, material.names
+    words = words_on_changes(look.changes, look.before_name, look.name) if look else ()
+    diagnosed = [(look.name, material.diagnosis)] if look and material.diagnosis else []
+    tables = (*diagnosis_tables(diagnosed), *shift_tables(material.shifts, source, target))
+    return [
+        Section(CLASSES, words, tuple(plots.get(CLASSES, ()))),
+        Section(NORMALIZATION, (), (*tables, *plots.get(NORMALIZATION, ()))),
+    ]
 
 
 def _answer(material: ComparisonMaterial) -> str:

@@ -7,7 +7,8 @@ from bnadapt.report.comparison_choice import accuracy_by_labels, validation_agai
 from bnadapt.report.comparison_curves import curves_by_arm, rates_by_arm
 from bnadapt.report.comparison_material import ComparisonMaterial, labels_in_words
 from bnadapt.report.comparison_plots import accuracy_by_arm, differences_to_reference
-from bnadapt.report.drawings import Drawing
+from bnadapt.report.drawing import Drawing
+from bnadapt.report.look import class_drawings, normalization_drawings
 
 ARMS, TRAINING, CHOICE, LEVELS = "Arms", "Training", "Choice on validation", "Numbers of labels"
 
@@ -17,7 +18,14 @@ def comparison_drawings(material: ComparisonMaterial) -> list[Drawing]:
 
     With one number of labels they stand in sections by subject, with several in one section for each number.
     """
-    found = [each for comparison in material.comparisons for each in _of_one(material, comparison)]
+    look, (source, target) = material.look, material.names
+    found = [
+        *(each for comparison in material.comparisons for each in _of_one(material, comparison)),
+        *(class_drawings(look) if look is not None else []),
+        *normalization_drawings(
+            look.name if look else "", material.diagnosis, material.shifts, source, target
+        ),
+    ]
     if len(material.comparisons) < 2:
         return found
     title = "Test accuracy of every arm over the number of labels"

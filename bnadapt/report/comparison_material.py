@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from bnadapt.evaluation.arms import ArmResult, ArmSummary, Comparison
-from bnadapt.evaluation.results import Advice
+from bnadapt.evaluation.results import Advice, Diagnosis, LayerShift
+from bnadapt.report.look import Look
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,9 @@ class ComparisonMaterial:
         source_data: The same of the data that the baseline trained on; empty where they are the same.
         notes: Sentences of the plan about data and network.
         advice: What to try next.
+        look: The recommended network next to the untouched one of the same seed; None where nobody looked.
+        diagnosis: What batch normalization does in it; None without any, or where nobody looked.
+        shifts: How the two data sets differ for each layer; empty where that was not measured.
         command: What repeats the comparison.
         versions: Of the programs that ran, by name.
         seeds: By setting, in words.
@@ -40,6 +44,9 @@ class ComparisonMaterial:
     source_data: Mapping[str, str]
     notes: tuple[str, ...]
     advice: tuple[Advice, ...]
+    look: Look | None
+    diagnosis: Diagnosis | None
+    shifts: tuple[LayerShift, ...]
     command: str
     versions: Mapping[str, str]
     seeds: Mapping[str, str]
@@ -51,6 +58,12 @@ class ComparisonMaterial:
     def heading(self) -> str:
         """What was adapted to what, and with how many labels."""
         return f"{self.title}, {levels_in_words([each.labels for each in self.comparisons])}"
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Names of the data that the baseline trained on and of those adapted to."""
+        target = self.data.get("name", "the target")
+        return self.source_data.get("name", target), target
 
     @property
     def arms(self) -> tuple[str, ...]:

@@ -1,13 +1,13 @@
 """What a report says: from the material to the page."""
 
-import math
 from collections.abc import Mapping, Sequence
 
 from bnadapt.config import BASELINE, CONTROL
-from bnadapt.evaluation.results import Diagnosis, Difference, Scores, StageResult, Verdict
+from bnadapt.evaluation.results import Difference, Scores, StageResult, Verdict
 from bnadapt.evaluation.significance import wilson
 from bnadapt.evaluation.verdict import NAMES
-from bnadapt.report.drawings import CLASSES, NORMALIZATION, STAGES, TRAINING
+from bnadapt.report.drawings import STAGES, TRAINING
+from bnadapt.report.look import CLASSES, NORMALIZATION, diagnosis_tables, shift_tables, words_on_changes
 from bnadapt.report.material import Material
 from bnadapt.report.page import Code, Page, Plot, Section, Table
 from bnadapt.report.plan import POSITIONS
@@ -28,8 +28,15 @@ def contents(material: Material, plots: Mapping[str, Sequence[Plot]], missing: S
     sections = [
         Section(STAGES, tuple(missing), (_stages(material), *plots.get(STAGES, ()))),
         Section(TRAINING, (), tuple(plots.get(TRAINING, ()))),
-        Section(CLASSES, _words_on_changes(material), tuple(plots.get(CLASSES, ()))),
-        Section(NORMALIZATION, (), (*_diagnoses(material), *_shifts(material), *plots.get(NORMALIZATION, ()))),
+        Section(
+            CLASSES,
+            words_on_changes(material.changes, BASELINE, material.best or ""),
+            tuple(plots.get(CLASSES, ())),
+        ),
+        Section(NORMALIZATION, (), (
+            *diagnosis_tables([(each.name, each.diagnosis) for each in material.results if each.diagnosis]),
+            *shift_tables(material.shifts, material.source, material.target),
+            *plots.get(NORMALIZATION, ()))),
         Section("Plan", material.notes, _plan(material)),
         Section("To repeat it", (), _reproduction(material)),
     ]  # fmt: skip
@@ -96,67 +103,6 @@ def _scores(scores: Scores | None) -> tuple[str, str, str, str]:
     low, high = wilson(scores)
     accuracy = f"{percent(scores.accuracy)}\n{100 * low:.1f} to {100 * high:.1f}"
     return accuracy, f"{scores.macro_f1:.3f}", f"{scores.calibration_error:.3f}", f"{scores.loss:.3f}"
-
-
-def _words_on_changes(material: Material) -> tuple[str, ...]:
-    changes = material.changes
-    if changes is None:
-        return ()
-    return (
-        f"Of the test images {changes.gained:,} that {BASELINE} got wrong are right after {material.best}, and "
-        f"{changes.lost:,} that it got right are wrong.",
-    )
-
-
-def _diagnoses(material: Material) -> tuple[Table, ...]:
-    found = [(result.name, result.diagnosis) for result in material.results if result.diagnosis is not None]
-    if not found:
-        return ()
-    rows = []
-    for name, diagnosis in found:
-        gap = max(diagnosis.layers, key=lambda each: each.mean)
-        accuracies = percent(diagnosis.inference_accuracy), percent(diagnosis.batch_accuracy)
-        rows.append((name, *accuracies, f"{gap.mean:.3f}\n{gap.layer}", _share_near_zero(diagnosis)))
-    headings = (
-        "after stage",
-        ">accuracy with moving statistics",
-        ">accuracy with batch statistics",
-        ">largest gap of a layer's means",
-        ">gammas near zero",
-    )
-    note = (
-        f"Both accuracies are of the same {found[-1][1].images:,} validation images, cut into batches as in "
-        "training. The gap is the distance between moving means and exact means of the training images, in "
-        "standard deviations."
-    )
-    return (Table(headings, tuple(rows), note=note, title="What batch normalization does"),)
-
-
-def _share_near_zero(diagnosis: Diagnosis) -> str:
-    layers = [each for each in diagnosis.layers if not math.isnan(each.gammas_near_zero)]
-    channels = sum(each.channels for each in layers)
-    if not channels:
-        return MISSING
-    return percent(sum(each.gammas_near_zero * each.channels for each in layers) / channels)
-
-
-def _shifts(material: Material) -> tuple[Table, ...]:
-    if not material.shifts:
-        return ()
-    rows = tuple(
-        (each.layer, f"{each.channels:,}", f"{each.divergence:.3f}", f"{each.mean:.3f}", f"{each.deviation:.3f}")
-        for each in material.shifts
-    )  # fmt: skip
-    return (
-        Table(
-            ("layer", ">channels", ">divergence (nats)", ">shift of means", ">shift of deviations"),
-            rows,
-            title=f"From {material.source} to {material.target}, layer by layer",
-            note="Divergence is the symmetric Kullback-Leibler divergence of the channels' normal distributions; means "
-            f"are in standard deviations of {material.source}, deviations in natural logarithms of their ratio.",
-            folded=len(rows) > 12,
-        ),
-    )  # fmt: skip
 
 
 def _plan(material: Material) -> tuple[Table, ...]:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from bnadapt.report import style
-from bnadapt.report.drawings import Drawing
+from bnadapt.report.drawing import Drawing
 
 SECTION = "Search"
 PANELS_PER_ROW = 3

@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 
 from bnadapt.evaluation.arms import Comparison
+from bnadapt.evaluation.results import LayerShift
 from bnadapt.evaluation.verdict import points
 from bnadapt.report.comparison_contents import PAIRS, comparison_contents
 from bnadapt.report.comparison_drawings import comparison_drawings
 from bnadapt.report.comparison_material import ComparisonMaterial, summary
+from bnadapt.report.look import Look
 from bnadapt.report.page import Code, Page, Plot, Section, Table, html, markdown
 from tests.report.comparison_examples import ARMS, material
+from tests.report.test_contents import CHANGES, GAPS, diagnosis, scores
 from tests.report.test_page import HOSTILE, Reader, rendered
 
 FULL = material(images=500)
@@ -248,3 +251,34 @@ def _renamed(comparison: Comparison, name: str, new: str) -> Comparison:
         comparison,
         arms=tuple(replace(each, arm=new) if each.arm == name else each for each in comparison.arms),
     )
+
+
+def test_the_recommended_network_is_looked_at_closely() -> None:
+    labels = np.arange(100) % 2
+    look = Look(
+        "bn_only, seed 1", "untouched", ("zero", "one"), labels, scores(90), scores(80), CHANGES,
+        np.zeros((1, 8, 8, 1), "uint8"),
+    )  # fmt: skip
+    shifts = (LayerShift("conv_inserted_bn", 30, divergence=0.5, mean=0.25, deviation=0.125),)
+    found = replace(FULL, look=look, diagnosis=diagnosis(*GAPS), shifts=shifts)
+    page = comparison_contents(found, {})
+    assert section(page, "Classes and images").paragraphs == (
+        "Of the test images 10 that untouched got wrong are right after bn_only, seed 1, and 0 that it got right are "
+        "wrong.",
+    )
+    assert table(page, "Batch normalization").rows[0][:3] == ("bn_only, seed 1", "87.50 %", "75.00 %")
+    assert table(page, "Batch normalization", 1).title == "From mnist to usps, layer by layer"
+    drawn = {each.path: each for each in comparison_drawings(found)}
+    more = {f"plots/{name}.png" for name in (
+        "recall_change", "confusion_matrix", "changed_images", "statistics_gap", "statistics_shift",
+    )}  # fmt: skip
+    assert more <= set(drawn)
+    assert not more & {each.path for each in comparison_drawings(FULL)}
+    assert all(drawn[path].png().startswith(b"\x89PNG") for path in more)
+
+
+def test_an_untouched_recommendation_has_nothing_to_be_compared_with() -> None:
+    look = Look("untouched", "untouched", ("zero", "one"), np.arange(100) % 2, scores(90))
+    paths = {each.path for each in comparison_drawings(replace(FULL, look=look))}
+    assert "plots/confusion_matrix.png" in paths
+    assert not {"plots/recall_change.png", "plots/changed_images.png", "plots/statistics_gap.png"} & paths
