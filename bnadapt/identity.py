@@ -15,7 +15,7 @@ def parameters_of_run(
         "data": target.name,
         "baseline_data": source.name,
         "model": _model_name(settings),
-        "placement": _placement_name(settings.placement),
+        "placement": placement_name(settings.placement),
         "init": settings.insertion.init,
         "schedule": ", ".join(
             f"{name} {how.epochs if how.steps is None else length_of(how)}"
@@ -47,7 +47,8 @@ def run_name(parameters: Mapping[str, str]) -> str:
     return f"{data} {parameters['model'].split(' ')[0]} {placement} s{parameters['seed']}"
 
 
-def _placement_name(placement: PlacementSettings) -> str:
+def placement_name(placement: PlacementSettings) -> str:
+    """A placement in a word or two: ``before_activation, input``."""
     if not placement.on_input:
         return placement.position
     return "input" if placement.position == "none" else f"{placement.position}, input"

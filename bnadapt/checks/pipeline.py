@@ -28,7 +28,8 @@ def contradictions(settings: Settings) -> list[str]:
         mistakes.append(
             f"model.input_range={model.input_range}: give the lowest and the highest pixel value, such as [0,1]"
         )
-    if settings.insertion.gamma != 1.0 and settings.insertion.init != "standard":
+    inits = {settings.insertion.init, *(arm.init for arm in settings.comparison.arms.values())}
+    if settings.insertion.gamma != 1.0 and "standard" not in inits:
         mistakes.append(
             f"insertion.gamma={settings.insertion.gamma} is used by insertion.init=standard only: "
             "calibrated insertion computes gamma from data"
@@ -48,7 +49,7 @@ def contradictions(settings: Settings) -> list[str]:
         mistakes.append(
             "baseline.train=[statistics]: the baseline has no batch normalization that could use it"
         )
-    if settings.data.batch_size == 1 and _normalizes_batches(settings):
+    if settings.data.batch_size == 1 and not settings.comparison.arms and _normalizes_batches(settings):
         mistakes.append(
             "data.batch_size=1: batch normalization on batch statistics needs more than one image per step; "
             "take data.batch_size=16 or more, or schedule.STAGE.normalize=moving for every stage"

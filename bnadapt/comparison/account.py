@@ -7,15 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from bnadapt.account import data_facts, shape, sizes, ui_line
 from bnadapt.artifacts import attempt, keep_drawings, keep_report
+from bnadapt.comparison.arms import Repetition, settings_of
 from bnadapt.comparison.look import CloserLook
-from bnadapt.config import ArmSettings, Settings
+from bnadapt.config import ArmSettings, Settings, inserts, length_of
 from bnadapt.evaluation.arms import ArmResult, Comparison
 from bnadapt.evaluation.compare_advice import comparison_advice
+from bnadapt.identity import placement_name
 from bnadapt.report.comparison_contents import comparison_contents
 from bnadapt.report.comparison_drawings import comparison_drawings
 from bnadapt.report.comparison_material import ComparisonMaterial
@@ -24,7 +27,9 @@ from bnadapt.report.tables import advice_text, duration
 from bnadapt.start import Start
 from bnadapt.tracking.runs import PipelineRun
 from bnadapt.tracking.store import Tracker
-from bnadapt.tracking.versions import versions
+
+if TYPE_CHECKING:
+    from bnadapt.comparison.work import Work
 
 
 def run_name(settings: Settings, start: Start) -> str:
@@ -33,7 +38,7 @@ def run_name(settings: Settings, start: Start) -> str:
         return settings.tracking.run_name
     source, target = start.parameters["baseline_data"], start.parameters["data"]
     data = target if source == target else f"{source}>{target}"
-    labels = ",".join(str(each or "all") for each in _labels(settings))
+    labels = ",".join(_labels(settings))
     return f"{data} {labels} labels {start.parameters['model'].split(' ')[0]} arms"
 
 
@@ -43,18 +48,22 @@ def parameters(settings: Settings, start: Start) -> dict[str, str]:
     return {
         **{key: value for key, value in start.parameters.items() if key not in ("schedule", "init")},
         "seed": ", ".join(str(settings.seed + seed) for seed in comparison.seeds),
-        "labels_per_class": ", ".join(str(each or "all") for each in _labels(settings)),
+        "labels_per_class": ", ".join(_labels(settings)),
         "steps": str(comparison.steps),
         "learning_rates": ", ".join(f"{rate:g}" for rate in comparison.learning_rates),
     }
 
 
-def parameters_of(result: ArmResult) -> dict[str, str]:
-    """What tells an arm's run from the others."""
+def parameters_of(repetition: Repetition, arm: ArmSettings) -> dict[str, str]:
+    """What tells an arm's run from the others; its learning rate is known only when it has ended."""
+    settings = settings_of(repetition.settings, arm, None)
+    stages = settings.schedule
     return {
-        "arm": result.arm,
-        "seed": str(result.seed),
-        "labels_per_class": str(result.labels or "all"),
+        "seed": str(repetition.seed),
+        "labels_per_class": _level(repetition.settings, repetition.labels),
+        "placement": placement_name(settings.placement),
+        "init": settings.insertion.init if inserts(settings.placement) else "none",
+        "stages": ", ".join(f"{name} {length_of(how)}".strip() for name, how in stages.items()) or "none",
     }
 
 
@@ -84,55 +93,67 @@ def record_start(
     ]
     console.print("\n".join(lines), soft_wrap=True)
     run.log_text("plan.txt", "\n".join(lines))
-    run.log_splits(splits)
-    if start.transfers:
-        run.log_splits(start.source_splits, source=True)
 
 
-def record(run: PipelineRun, directory: Path, material: ComparisonMaterial) -> Path | None:
-    """Put the choice, the table and the report into the comparison's run; returns where the page lies."""
-    run.log_comparisons(material.comparisons)
-    last = material.comparisons[-1]
-    run.log_table([_row(result) for result in material.results], "arms.csv")
+def record(run: PipelineRun, results: Sequence[ArmResult], comparisons: Sequence[Comparison]) -> None:
+    """Put the choice and the table into the comparison's run."""
+    run.log_comparisons(comparisons)
+    last = comparisons[-1]
+    run.log_table([_row(result) for result in results], "arms.csv")
     run.log_text("verdict.txt", "\n".join(last.sentences))
     run.describe(" ".join(last.sentences))
+
+
+def record_report(run: PipelineRun, directory: Path, material: ComparisonMaterial) -> Path | None:
+    """Put the report into the run's directory and into MLflow; returns where the page lies."""
     return attempt("the report", lambda: _report(run, directory, material))
 
 
 def material(
-    run: PipelineRun,
-    settings: Settings,
+    work: "Work",
     start: Start,
-    arms: Mapping[str, ArmSettings],
-    left_out: Sequence[str],
-    results: Sequence[ArmResult],
+    notes: Sequence[str],
     comparisons: Sequence[Comparison],
     look: CloserLook,
     seconds: float,
 ) -> ComparisonMaterial:
     """Everything that the report tells of."""
-    comparison = settings.comparison
+    settings, run = work.settings, work.run
+    comparison, results = settings.comparison, work.results
+    fraction = settings.data.labels_fraction
+    few = (
+        fraction is not None or settings.data.labels_per_class is not None or any(comparison.labels_per_class)
+    )
     return ComparisonMaterial(
         title=f"{start.source_splits.name} to {start.splits.name}" if start.transfers else start.splits.name,
         facts=(
             start.parameters["model"],
-            f"{comparison.steps:,} steps",
+            f"{comparison.steps:,} steps" if comparison.steps > 1 else "1 step",
             f"{len(comparison.seeds)} seeds" if len(comparison.seeds) > 1 else "1 seed",
             duration(seconds),
             datetime.now().astimezone().isoformat(" ", "minutes"),
         ),
         comparisons=tuple(comparisons),
         results=tuple(results),
-        descriptions={name: arm.description for name, arm in arms.items()},
-        data=data_facts(start.splits),
+        descriptions={name: arm.description for name, arm in work.arms.items()},
+        data=_data(work, start),
         source_data=data_facts(start.source_splits) if start.transfers else {},
-        notes=(*start.notes, *left_out),
-        advice=attempt("the advice", lambda: comparison_advice(comparisons, results)) or (),
+        notes=(*start.notes, *notes),
+        advice=attempt(
+            "the advice",
+            lambda: comparison_advice(
+                comparisons,
+                results,
+                validation_limit=settings.data.validation_limit,
+                training_images=start.splits.train.size if few else None,
+            ),
+        )
+        or (),
         look=look.look,
         diagnosis=look.diagnosis,
         shifts=look.shifts,
         command=run.command,
-        versions=versions(),
+        versions=start.versions,
         seeds={
             "seed": ", ".join(str(settings.seed + seed) for seed in comparison.seeds),
             "data.labels_seed": ", ".join(str(settings.data.labels_seed + seed) for seed in comparison.seeds),
@@ -141,6 +162,7 @@ def material(
         configuration=run.config_yaml,
         run_id=run.run_id,
         seconds=seconds,
+        labels=f"{100 * fraction:g} % of the labels" if fraction is not None else "",
     )
 
 
@@ -150,26 +172,40 @@ def print_outcome(
     tracker: Tracker,
     material: ComparisonMaterial,
     report: Path | None,
-    best: Path,
+    best: Path | None,
 ) -> None:
     """Print the arms, which one to use, what to try next, and where everything lies."""
     for comparison in material.comparisons:
         console.print()
-        console.print(comparison_table(comparison))
+        console.print(comparison_table(comparison, material.labels))
         console.print()
         console.print(comparison_text(comparison))
     if material.advice:
         console.print()
         console.print(advice_text(material.advice))
     console.print()
-    recommended = material.comparisons[-1].recommended
-    console.print(f"kept: {recommended}, the best of its seeds by validation, in {best}", soft_wrap=True)
+    if best is not None:
+        recommended = material.comparisons[-1].recommended
+        console.print(f"kept: {recommended}, the best of its seeds by validation, in {best}", soft_wrap=True)
     console.print(f"took {duration(material.seconds)}")
     if report is not None:
         console.print(f"report: {report}", soft_wrap=True)
     console.print(f"run: {material.run_id}")
     program = os.environ.get("BNADAPT_COMMAND", "bnadapt")
     console.print(f"look at the runs: {ui_line(program, settings, tracker)}", soft_wrap=True)
+
+
+def _data(work: "Work", start: Start) -> dict[str, str]:
+    """What is known of the data adapted to; which images have labels depends on their number and the seed."""
+    facts = data_facts(start.splits)
+    if len(set(work.digests.values())) == 1:
+        return facts
+    del facts["SHA-256"]
+    each = {
+        f"SHA-256 with {'all labels' if labels is None else f'{labels:,} per class'}, seed {seed}": digest
+        for (labels, seed), digest in work.digests.items()
+    }
+    return facts | each
 
 
 def _report(run: PipelineRun, directory: Path, material: ComparisonMaterial) -> Path:
@@ -205,5 +241,14 @@ def _number(value: float) -> float | None:
     return round(value, 6) if math.isfinite(value) else None
 
 
-def _labels(settings: Settings) -> list[int | None]:
-    return settings.comparison.labels_per_class or [settings.data.labels_per_class]
+def _labels(settings: Settings) -> list[str]:
+    levels = settings.comparison.labels_per_class or [settings.data.labels_per_class]
+    return [_level(settings, each) for each in levels]
+
+
+def _level(settings: Settings, labels: int | None) -> str:
+    """How many labels of each class in a word: ``10``, ``2%``, ``all``."""
+    if labels is not None:
+        return str(labels)
+    fraction = settings.data.labels_fraction
+    return "all" if fraction is None else f"{100 * fraction:g}%"

@@ -6,11 +6,13 @@ from dataclasses import dataclass, replace
 import keras
 
 from bnadapt.config import (
+    PER_CHANNEL,
     STATISTICS,
     UNTOUCHED,
     ArmSettings,
     ArmStageSettings,
     ComparisonSettings,
+    PlacementSettings,
     Settings,
     StageSettings,
 )
@@ -70,7 +72,11 @@ def settings_of(settings: Settings, arm: ArmSettings, learning_rate: float | Non
     return replace(
         settings,
         placement=replace(settings.placement, position=position, on_input=on_input),
-        insertion=replace(settings.insertion, init=arm.init),
+        insertion=replace(
+            settings.insertion,
+            init=arm.init,
+            gamma=settings.insertion.gamma if arm.init == "standard" else 1.0,  # calibration computes gamma
+        ),
         schedule=dict(_schedule(settings.comparison, arm, learning_rate)),
     )
 
@@ -106,6 +112,13 @@ def runnable(settings: Settings, start: Start) -> tuple[dict[str, ArmSettings], 
             notes.append(f"arm {name} is left out: on this network it is the same as {known[meaning]}")
         else:
             arms[name], known[meaning] = arm, name
+    if any(_draws(arm) for arm in arms.values()) and settings.placement != PlacementSettings(
+        position=settings.placement.position
+    ):
+        notes.append(
+            "random weights are drawn in every layer that could have batch normalization, also where the placement "
+            "leaves some out or adds the input: compare the numbers of trained parameters"
+        )
     return arms, notes
 
 
@@ -142,7 +155,7 @@ def _schedule(
             name,
             StageSettings(
                 train=list(stage.train),
-                steps=max(int(steps), 1),
+                steps=int(steps),
                 looks=max(round(comparison.looks * stage.share), 1),
                 learning_rate=stage.rate * (learning_rate or 1.0),
                 decay=stage.decay,
@@ -151,6 +164,10 @@ def _schedule(
                 normalize=stage.normalize,
             ),
         )
+
+
+def _draws(arm: ArmSettings) -> bool:
+    return any(PER_CHANNEL.fullmatch(what) for stage in arm.schedule.values() for what in stage.train)
 
 
 def _trains(stage: ArmStageSettings) -> bool:

@@ -29,7 +29,7 @@ class CloserLook:
 def look_closely(work: "Work", place: int, start: Start) -> CloserLook:
     """Look at the network of the result at this place; what fails is missing and costs nothing else."""
     keras.utils.clear_session()
-    network = keras.saving.load_model(work.paths[place], compile=False)
+    network = keras.saving.load_model(work.done[place].path, compile=False)
     sizes, seed = work.settings, work.settings.seed
     diagnosis = attempt(
         "the diagnosis of the recommended network",

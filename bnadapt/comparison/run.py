@@ -3,6 +3,7 @@
 import gc
 import math
 import shlex
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,11 +13,12 @@ import keras
 import yaml
 from rich.console import Console
 
+from bnadapt.artifacts import attempt
 from bnadapt.comparison import account
 from bnadapt.comparison.arms import Repetition, repetitions, runnable, settings_of
 from bnadapt.comparison.look import look_closely
-from bnadapt.comparison.work import Networks, Reader, Work, rank_of
-from bnadapt.config import BASELINE, ArmSettings, Settings
+from bnadapt.comparison.work import Done, Networks, Reader, Work, rank_of
+from bnadapt.config import BASELINE, STATISTICS, ArmSettings, Settings
 from bnadapt.errors import StageError
 from bnadapt.evaluation.arms import ArmResult, Comparison, RateTried
 from bnadapt.evaluation.compare import compare
@@ -65,12 +67,13 @@ def run_comparison(
     with tracker.pipeline(
         account.run_name(settings, first),
         parameters=account.parameters(settings, first),
-        tags={**(tags or {}), "kind": "comparison"},
+        tags={key: value for key, value in (tags or {}).items() if key != "schedule"}
+        | {"kind": "comparison"},
         config_yaml=yaml.safe_dump(asdict(settings), sort_keys=False, allow_unicode=True),
         command=shlex.join(command),
     ) as run:
-        account.record_start(console, run, settings, first, arms, left_out)
         work = Work(settings, arms, run, run_directory / "models", console, len(every) * len(arms))
+        account.record_start(console, run, settings, first, arms, left_out)
         for repetition in every:
             start = (
                 first if repetition is every[0] else prepare(repetition.settings, tracker, command, read=read)
@@ -78,53 +81,65 @@ def run_comparison(
             _repeat(work, repetition, start)
         _test(work, first)
         comparisons = _compare(work)
+        account.record(run, work.results, comparisons)
+        # From here on nothing that fails may cost what was found.
         recommended = work.recommended(comparisons[-1])
         look = look_closely(work, recommended, first)
-        best = work.keep(recommended, run_directory / "best.keras", first)
-        seconds = time.monotonic() - began
-        material = account.material(
-            run, settings, first, arms, left_out, work.results, comparisons, look, seconds
+        best = attempt(
+            "keeping the recommended network",
+            lambda: work.keep(recommended, run_directory / "best.keras", first),
         )
-        report = account.record(run, run_directory, material)
+        seconds = time.monotonic() - began
+        material = account.material(work, first, (*left_out, *work.notes), comparisons, look, seconds)
+        report = account.record_report(run, run_directory, material)
     account.print_outcome(console, settings, tracker, material, report, best)
     return ComparisonOutcome(run.run_id, work.results, comparisons)
 
 
 def _repeat(work: Work, repetition: Repetition, start: Start) -> None:
     """Train one baseline, unless it is there, and every arm from it."""
+    work.begin(repetition, start)
     procedure = Procedure(repetition.settings, start, Display(work.console, work.settings.progress))
     baseline = work.baseline(repetition, start, procedure)
     networks = Networks(work.directory, baseline, start)
-    for name, arm in work.arms.items():
-        result, path = _run_arm(work, networks, repetition, start, name, arm)
-        work.finish(result, path, networks.scores[baseline.path])
+    for name, arm in list(work.arms.items()):
+        with work.recording(name, account.parameters_of(repetition, arm)) as run:
+            result = _run_arm(work, networks, repetition, start, name, arm)
+            if isinstance(result, Done):
+                work.finish(
+                    replace(result, run=run), networks.begun(settings_of(repetition.settings, arm, None))
+                )
+            else:
+                work.leave_out(name, repetition, result, run)
 
 
 def _run_arm(
     work: Work, networks: Networks, repetition: Repetition, start: Start, name: str, arm: ArmSettings
-) -> tuple[ArmResult, Path]:
-    """Try the arm's learning rates and keep the best on the validation images."""
+) -> Done | StageError:
+    """Try the arm's learning rates and keep the best on the validation images; the error where all ran away."""
     began = time.monotonic()
     kept: _Attempt | None = None
-    tried = []
+    failure = StageError(f"arm {name}: nothing was tried")
+    tried: list[RateTried] = []
     rates = work.rates(name, arm, repetition)
-    for number, rate in enumerate(rates):
+    # A rate that another seed chose may run away here: then this one tries them all.
+    for number, rate in enumerate([*rates, *(each for each in work.all_rates(arm) if each not in rates)]):
+        if number >= len(rates) and kept is not None:
+            break
         settings = settings_of(repetition.settings, arm, rate)
         try:
-            attempt = _attempt(work, networks, settings, start, rate, work.file(f"try{number}"))
+            made = _attempt(work, networks, settings, start, rate, work.file(f"try{number}"))
         except StageError as error:  # it ran away; the others have not
             work.console.print(f"  {name} at learning rate {rate:g}: {error}", soft_wrap=True)
             tried.append(RateTried(rate or 0.0, math.nan, math.nan))
+            failure = error
             continue
         if rate is not None:
-            tried.append(RateTried(rate, attempt.validation.accuracy, attempt.validation.loss))
-        if kept is None or attempt.rank > kept.rank:
-            kept = attempt
+            tried.append(RateTried(rate, made.validation.accuracy, made.validation.loss))
+        if kept is None or made.rank > kept.rank:
+            kept = made
     if kept is None:
-        raise StageError(
-            f"arm {name}: no learning rate of {list(rates)} kept the loss finite; try smaller ones, "
-            f"comparison.learning_rates=[{min(rates, key=lambda rate: rate or 0) / 10:g}]"  # type: ignore[operator]
-        )
+        return failure
     result = ArmResult(
         arm=name,
         seed=repetition.seed,
@@ -141,8 +156,8 @@ def _run_arm(
         validation=kept.validation,
     )
     path = work.file(f"{name}_s{repetition.seed}_{repetition.labels or 'all'}")
-    kept.path.replace(path) if kept.path.stem.startswith("try") else path.write_bytes(kept.path.read_bytes())
-    return result, path
+    kept.path.replace(path) if kept.path.stem.startswith("try") else shutil.copyfile(kept.path, path)
+    return Done(result, path)
 
 
 @dataclass(frozen=True)
@@ -174,8 +189,11 @@ def _attempt(
         return _Attempt(rate, stage, trained, scores, begin)
     network = keras.saving.load_model(begin, compile=False)
     best: Scores | None = None
+    learns = any(how.train != [STATISTICS] for how in settings.schedule.values())
     for name, how in settings.schedule.items():
         trained = trained.then(procedure.train(network, name, how, Listener(), after=trained))
+        if how.train == [STATISTICS] and learns:
+            continue  # an arm that learns is judged by what it learned
         reached = procedure.scores(network, start.splits.validation)
         if best is None or rank_of(reached) > rank_of(best):
             stage, best = name, reached
@@ -187,16 +205,15 @@ def _attempt(
 def _test(work: Work, start: Start) -> None:
     """Score what every arm left on the test images, which nothing has read before."""
     work.console.print(
-        f"test: {len(work.results)} networks on {start.splits.test.size:,} images", soft_wrap=True
+        f"test: {len(work.done)} networks on {start.splits.test.size:,} images", soft_wrap=True
     )
     procedure = Procedure(work.settings, start, work.silent)
-    scores: dict[Path, Scores] = {}
-    for number, result in enumerate(work.results):
+    for number, done in enumerate(work.done):
         keras.utils.clear_session()
-        network = keras.saving.load_model(work.paths[number], compile=False)
-        scores[work.paths[number]] = procedure.scores(network, start.splits.test)
-        work.results[number] = replace(result, test=scores[work.paths[number]])
-        work.runs[number].log_test(scores[work.paths[number]])
+        scores = procedure.scores(keras.saving.load_model(done.path, compile=False), start.splits.test)
+        work.done[number] = replace(done, result=replace(done.result, test=scores))
+        if done.run is not None:
+            done.run.log_test(scores)
 
 
 def _compare(work: Work) -> list[Comparison]:

@@ -3,12 +3,15 @@
 import shutil
 import time
 from collections import OrderedDict
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import keras
 from rich.console import Console
 
+from bnadapt.artifacts import attempt
 from bnadapt.comparison import account
 from bnadapt.comparison.arms import Repetition, trains
 from bnadapt.config import (
@@ -23,7 +26,7 @@ from bnadapt.config import (
 from bnadapt.data.load import load
 from bnadapt.data.splits import Splits
 from bnadapt.evaluation.arms import ArmResult, Comparison
-from bnadapt.evaluation.results import Scores
+from bnadapt.evaluation.results import Epoch, Scores
 from bnadapt.procedure import Listener, Procedure, weights_digest
 from bnadapt.report.tables import duration
 from bnadapt.start import Start
@@ -50,6 +53,12 @@ class Networks:
     scores: dict[Path, Scores] = field(default_factory=dict)
     _inserted: dict[str, Path] = field(default_factory=dict)
 
+    def begun(self, settings: Settings) -> Scores:
+        """Validation scores of the network that an arm with these settings started from."""
+        if not inserts(settings.placement):
+            return self.scores[self.baseline.path]
+        return self.scores[self.directory / inserted_file(settings.placement, settings.insertion)]
+
     def inserted(self, procedure: Procedure) -> Path:
         """The file of the network that an arm with these settings starts from."""
         settings = procedure.settings
@@ -68,6 +77,15 @@ class Networks:
         return self._inserted[key]
 
 
+@dataclass(frozen=True)
+class Done:
+    """What an arm left: its result, the file of its network, and its run in MLflow where there is one."""
+
+    result: ArmResult
+    path: Path
+    run: ArmRun | None = None
+
+
 @dataclass
 class Work:
     """What has been done of a comparison, and what is left of it."""
@@ -78,9 +96,9 @@ class Work:
     directory: Path
     console: Console
     total: int
-    results: list[ArmResult] = field(default_factory=list)
-    paths: list[Path] = field(default_factory=list)
-    runs: list[ArmRun] = field(default_factory=list)
+    done: list[Done] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    digests: dict[tuple[int | None, int], str] = field(default_factory=dict)
     _baselines: dict[tuple[int, int | str | None], Baseline] = field(default_factory=dict)
     _began: float = field(default_factory=time.monotonic)
 
@@ -103,10 +121,13 @@ class Work:
         """Where a network lies in the meantime."""
         return self.directory / f"{name}.keras"
 
+    @property
+    def results(self) -> list[ArmResult]:
+        """What the arms left, in the order in which they ended."""
+        return [each.result for each in self.done]
+
     def rates(self, name: str, arm: ArmSettings, repetition: Repetition) -> list[float | None]:
         """The learning rates to try: all of them, or the one that an earlier seed chose."""
-        if not trains(arm):
-            return [None]
         earlier = [
             result.learning_rate
             for result in self.results
@@ -114,41 +135,84 @@ class Work:
         ]
         if earlier and self.settings.comparison.choose_rate == "first":
             return earlier[:1]
-        return list(self.settings.comparison.learning_rates)
+        return self.all_rates(arm)
+
+    def all_rates(self, arm: ArmSettings) -> list[float | None]:
+        """Every learning rate of the comparison; None alone for an arm that takes no steps."""
+        return list(self.settings.comparison.learning_rates) if trains(arm) else [None]
+
+    def begin(self, repetition: Repetition, start: Start) -> None:
+        """Record the data of a repetition, whose labelled images are its own, with the runs that follow."""
+        self.run.log_splits(start.splits, anew=True)
+        if start.transfers:
+            self.run.log_splits(start.source_splits, source=True)
+        if self.digests and repetition.labels not in {labels for labels, _ in self.digests}:
+            self.notes += [note for note in start.splits.notes if note not in self.notes]
+        self.digests[repetition.labels, repetition.seed] = start.splits.digest
+
+    @contextmanager
+    def recording(self, name: str, parameters: Mapping[str, str]) -> Iterator[ArmRun | None]:
+        """A run for the arm of this name; None, with a warning, where the store does not take it just now."""
+        with ExitStack() as stack:
+            tags = {"placement": parameters["placement"]}
+            yield attempt(
+                f"the run of arm {name} in MLflow",
+                lambda: stack.enter_context(self.run.arm(name, parameters=parameters, tags=tags)),
+            )
 
     def baseline(self, repetition: Repetition, start: Start, procedure: Procedure) -> Baseline:
         """The trained baseline of a repetition; the same for all numbers of labels where it saw none of them."""
         depends = not start.transfers or start.new_head_for_target
         key = (repetition.seed, repetition.labels if depends else "any")
-        if key not in self._baselines:
-            network, _ = procedure.train_baseline(start.network, Listener())
-            path = self.file(f"{BASELINE}_s{key[0]}_{key[1] or 'all'}")
+        if key in self._baselines:
+            return self._baselines[key]
+        path = self.file(f"{BASELINE}_s{key[0]}_{key[1] or 'all'}")
+        with self.recording(BASELINE, account.parameters_of(repetition, ArmSettings())) as run:
+            network, _ = procedure.train_baseline(
+                start.network, Listener() if run is None else Listener(epoch=_epochs_into(run))
+            )
             network.save(path)
             self._baselines[key] = Baseline(path, weights_digest(network))
+            if run is not None:
+                run.set_tags({"baseline": self._baselines[key].digest[:12]})
+                run.log_scores(procedure.scores(network, start.splits.validation))
+                if self.settings.tracking.log_models:
+                    run.log_model(network, next(iter(start.splits.validation.batches(1)))[0].numpy())
         return self._baselines[key]
 
-    def finish(self, result: ArmResult, path: Path, before: Scores) -> None:
-        """Keep and record what an arm left, and say so."""
-        self.results.append(result)
-        self.paths.append(path)
-        done = len(self.results)
+    def finish(self, done: Done, before: Scores) -> None:
+        """Keep and record what an arm left, and say so.
+
+        Args:
+            done: What it left.
+            before: Validation scores of the network that it started from.
+        """
+        self.done.append(done)
+        result, count = done.result, len(self.done)
         labels = f", {result.labels or 'all'} labels" if self.settings.comparison.labels_per_class else ""
         rate = "" if result.learning_rate is None else f"  rate {result.learning_rate:g}"
-        left = (time.monotonic() - self._began) / done * (self.total - done)
+        left = (time.monotonic() - self._began) / count * (self.total - count)
         self.console.print(
-            f"{done:3}/{self.total}  seed {result.seed}{labels}  {result.arm}: validation "
-            f"{100 * result.validation.accuracy:.1f} %{rate}  ({result.seconds:.0f} s, "
-            f"{duration(left)} left)",
+            f"{count:3}/{self.total}  seed {result.seed}{labels}  {result.arm}: validation "
+            f"{100 * result.validation.accuracy:.1f} %{rate}  ({result.seconds:.0f} s"
+            f"{f', {duration(left)} left' if count < self.total else ''})",
             soft_wrap=True,
         )
-        with self.run.arm(
-            result.arm,
-            parameters=account.parameters_of(result),
-            tags={},
-        ) as run:
-            run.log_start(before)
-            run.log_result(result)
-        self.runs.append(run)
+        if done.run is not None:
+            done.run.log_start(before)
+            done.run.log_result(result)
+
+    def leave_out(self, name: str, repetition: Repetition, reason: Exception, run: ArmRun | None) -> None:
+        """Take an arm out of the comparison, with what it did for other seeds: it cannot be compared."""
+        self.notes.append(
+            f"arm {name} is left out, no learning rate kept its loss finite with seed {repetition.seed}: {reason}"
+        )
+        self.console.print(self.notes[-1], soft_wrap=True)
+        if run is not None:
+            run.set_tags({"left_out": str(reason)})
+        self.total -= self.total // len(self.arms)
+        self.done = [each for each in self.done if each.result.arm != name]
+        self.arms = {each: arm for each, arm in self.arms.items() if each != name}
 
     def recommended(self, comparison: Comparison) -> int:
         """Place of the recommended arm's best result by validation among all results."""
@@ -161,16 +225,17 @@ class Work:
 
     def keep(self, best: int, path: Path, start: Start) -> Path:
         """Keep the network of the result at this place in a file, record it, and remove all others."""
-        path.write_bytes(self.paths[best].read_bytes())
+        shutil.copyfile(self.done[best].path, path)
         if self.settings.tracking.log_models:
             network = keras.saving.load_model(path, compile=False)
             images = next(iter(start.splits.validation.batches(1)))[0]
-            arm, how = self.runs[best], self.settings.tracking
-            arm.log_model(network, images.numpy())
-            if arm.model_id is not None:
-                self.run.show_model(arm.model_id)
-            if how.register_as is not None:
-                arm.register(how.register_as, how.alias)
+            arm, how = self.done[best].run, self.settings.tracking
+            if arm is not None:
+                arm.log_model(network, images.numpy())
+                if arm.model_id is not None:
+                    self.run.show_model(arm.model_id)
+                if how.register_as is not None:
+                    arm.register(how.register_as, how.alias)
         shutil.rmtree(self.directory)  # a network for each arm and seed is much, and all are scored
         return path
 
@@ -190,6 +255,17 @@ class Reader:
         while len(self._read) > 2:
             self._read.popitem(last=False)
         return splits
+
+
+def _epochs_into(run: ArmRun) -> Callable[[Epoch, str], None]:
+    """What records every epoch in a run, its metrics' keys behind the prefix."""
+
+    def record(epoch: Epoch, prefix: str) -> None:
+        metrics = asdict(epoch)
+        number = metrics.pop("number")
+        run.log_epoch(number, {prefix + key: value for key, value in metrics.items()})
+
+    return record
 
 
 def inserted_file(placement: PlacementSettings, insertion: InsertionSettings) -> str:

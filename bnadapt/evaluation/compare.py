@@ -58,6 +58,8 @@ def compare(
         for name, each in arms.items()
     )
     recommended = recommend(results, reference)
+    highest = _highest(arms)
+    lead, error = behind(arms[highest], arms[recommended])
     reached = {each.arm: each.test for each in summaries}
     # Of arms that are equally right the recommended one, so that no other is called better than it.
     best = max(reached, key=lambda name: (round(reached[name], 12), name == recommended))
@@ -89,6 +91,7 @@ def compare(
             seeds=len(arms[recommended]),
             images=tests[recommended][0].correct.size,
             behind=behind(arms[recommended], arms[best]),
+            ahead=(highest, lead, error) if round(lead, 12) > 0 else None,
             validation_images=arms[recommended][0].validation.correct.size,
         ),
     )
@@ -113,22 +116,12 @@ def recommend(results: Sequence[ArmResult], reference: str) -> str:
         ValueError: as :func:`compare`, but for test scores.
     """
     arms = by_arm(results)
-    order = list(arms)
-    accuracy = {name: float(rights(_validations(each)).mean()) for name, each in arms.items()}
-
-    def effort(name: str) -> tuple[float, bool, int, int]:
-        each = arms[name]
-        loss = round(float(np.mean([result.validation.loss for result in each])), 4)
-        trainable = max(result.trainable for result in each)
-        # A loss that is no number comes last.
-        return (loss if np.isfinite(loss) else np.inf, _with_labels(each), trainable, order.index(name))
-
-    highest = min(order, key=lambda name: (-round(accuracy[name], 12), effort(name)))
-    near = [name for name in order if _within_one_error(arms[highest], arms[name])]
-    chosen = min(near, key=effort)
+    highest = _highest(arms)
+    near = [name for name, each in arms.items() if _within_one_error(arms[highest], each)]
+    chosen = min(near, key=lambda name: _effort(arms[name]))
     if reference not in arms:
         return chosen
-    ahead = round(accuracy[chosen] - accuracy[reference], 12)
+    ahead = round(_accuracy(arms[chosen]) - _accuracy(arms[reference]), 12)
     return chosen if ahead > 0 or (ahead == 0 and not _with_labels(arms[chosen])) else reference
 
 
@@ -198,6 +191,22 @@ def _answer(recommended: str, reference: str, has_reference: bool, rivals: Mappi
     if adapted and rivals and all(shows_more(each) for each in rivals.values()):
         return "helped"
     return "no difference"
+
+
+def _highest(arms: ByArm) -> str:
+    """The arm that is right on most validation images; of several the one with the lower loss."""
+    return min(arms, key=lambda name: (-round(_accuracy(arms[name]), 12), _effort(arms[name])))
+
+
+def _accuracy(results: Sequence[ArmResult]) -> float:
+    return float(rights(_validations(results)).mean())
+
+
+def _effort(results: Sequence[ArmResult]) -> tuple[float, bool, int]:
+    """Validation loss, then what the arm needs: labels, trained parameters. A loss that is no number comes last."""
+    loss = round(float(np.mean([result.validation.loss for result in results])), 4)
+    trainable = max(result.trainable for result in results)
+    return (loss if np.isfinite(loss) else np.inf, _with_labels(results), trainable)
 
 
 def _within_one_error(highest: Sequence[ArmResult], other: Sequence[ArmResult]) -> bool:

@@ -6,68 +6,44 @@ only how sure the comparison is.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from bnadapt.config import UNTOUCHED
 from bnadapt.evaluation.advice import FEW_LABELS, STILL_FALLING, UNSURE
 from bnadapt.evaluation.arms import ArmResult, Comparison
-from bnadapt.evaluation.compare import ByArm, behind, by_arm
-from bnadapt.evaluation.compare_wording import named
-from bnadapt.evaluation.resampling import mean_interval, paired, spread
+from bnadapt.evaluation.compare import behind, by_arm
+from bnadapt.evaluation.compare_evidence import Evidence, Level
+from bnadapt.evaluation.compare_wording import counted, named
+from bnadapt.evaluation.resampling import mean_interval, paired, quantile, spread
 from bnadapt.evaluation.results import Advice
 from bnadapt.evaluation.significance import Z_95
 
 # Each rule's threshold.
 WIDE = 0.01  # half of the interval of the recommended arm's gain
 MORE_LABELS = 0.01  # gain of validation accuracy from one number of labels to the next
+FEW_SEEDS = 3  # below which the intervals hold the truth in some 90 % of simulated cases instead of 95 %
+OUTNUMBERED = 2  # validation images for each labelled training image
 WORSE_CALIBRATED = 0.03  # rise of the calibration error on validation
 ENOUGH_TO_CALIBRATE = 200  # validation images below which a calibration error is mostly chance
 
 
-@dataclass(frozen=True)
-class Level:
-    """A comparison with one number of labels, and the results that it is of.
-
-    Attributes:
-        comparison: What it found.
-        arms: The results of each arm, in the order of their seeds.
-    """
-
-    comparison: Comparison
-    arms: ByArm
-
-    @property
-    def recommended(self) -> list[ArmResult]:
-        """The results of the arm to use."""
-        return self.arms[self.comparison.recommended]
-
-    @property
-    def rivals(self) -> list[list[ArmResult]]:
-        """The results of the recommended arm, and of the reference where it is another and ran."""
-        names = dict.fromkeys((self.comparison.recommended, self.comparison.reference))
-        return [self.arms[name] for name in names if name in self.arms]
-
-    @property
-    def near(self) -> list[str]:
-        """Other arms that are no more than one standard error behind the recommended one on validation."""
-        found = {
-            name: behind(self.recommended, each)
-            for name, each in self.arms.items()
-            if name != self.comparison.recommended
-        }
-        return [name for name, (distance, error) in found.items() if distance <= error]
-
-
-def comparison_advice(comparisons: Sequence[Comparison], results: Sequence[ArmResult]) -> tuple[Advice, ...]:
+def comparison_advice(
+    comparisons: Sequence[Comparison],
+    results: Sequence[ArmResult],
+    *,
+    validation_limit: int | None = None,
+    training_images: int | None = None,
+) -> tuple[Advice, ...]:
     """What to try next, the most pressing first; () where no rule applies.
 
-    Of several numbers of labels the largest is advised on, but for the rule that compares them.
+    Of several numbers of labels the largest is advised on, but for the rules that compare them.
 
     Args:
         comparisons: One for each number of labels.
         results: Of all their arms and seeds.
+        validation_limit: Validation images that the settings allow at most; None for no limit.
+        training_images: Labelled images that arms train on with the fewest labels; None if unknown.
     """
     levels = [
         Level(each, by_arm([result for result in results if result.labels == each.labels]))
@@ -75,14 +51,15 @@ def comparison_advice(comparisons: Sequence[Comparison], results: Sequence[ArmRe
     ]
     if not levels:
         return ()
-    found = [(name, rule(levels)) for name, rule in RULES]
+    evidence = Evidence(levels, validation_limit, training_images)
+    found = [(name, rule(evidence)) for name, rule in RULES]
     return tuple(Advice(name, sentence) for name, sentence in found if sentence is not None)
 
 
-def _no_reference(levels: Sequence[Level]) -> str | None:
+def _no_reference(evidence: Evidence) -> str | None:
     """The reference did not run: run it."""
-    comparison = levels[-1].comparison
-    if comparison.reference in levels[-1].arms:
+    comparison = evidence.last.comparison
+    if comparison.reference in evidence.last.arms:
         return None
     return (
         f"The reference {comparison.reference} did not run, so that gains may come from more training alone: put it "
@@ -90,12 +67,12 @@ def _no_reference(levels: Sequence[Level]) -> str | None:
     )
 
 
-def _rate_at_edge(levels: Sequence[Level]) -> str | None:
+def _rate_at_edge(evidence: Evidence) -> str | None:
     """The recommended arm or the reference did best at the lowest or highest rate tried and worse next to it."""
     new: set[float] = set()
     tried: set[float] = set()
     told = []
-    for each in levels[-1].rivals:
+    for each in evidence.last.rivals:
         accuracy = _accuracy_of_rates(each)
         kept = {result.learning_rate for result in each}
         tried |= accuracy.keys()
@@ -110,9 +87,9 @@ def _rate_at_edge(levels: Sequence[Level]) -> str | None:
     return f"{'; '.join(told)}: go on in that direction, comparison.learning_rates=[{rates}]"
 
 
-def _more_steps(levels: Sequence[Level]) -> str | None:
+def _more_steps(evidence: Evidence) -> str | None:
     """In the recommended arm or the reference validation loss fell by 2 % at the last look and accuracy rose: go on."""
-    for each in levels[-1].rivals:
+    for each in evidence.last.rivals:
         if each[0].learning_rate is None or len({len(result.history) for result in each}) > 1:
             continue
         losses = np.array([[epoch.val_loss for epoch in result.history] for result in each]).mean(axis=0)
@@ -129,19 +106,24 @@ def _more_steps(levels: Sequence[Level]) -> str | None:
     return None
 
 
-def _one_seed(levels: Sequence[Level]) -> str | None:
-    """There is one seed: what another would do is unknown."""
-    if len(levels[-1].recommended) > 1:
+def _few_seeds(evidence: Evidence) -> str | None:
+    """There are fewer than 3 seeds: with one their scatter is unknown, with two the intervals are too narrow."""
+    seeds = len(evidence.last.recommended)
+    if seeds >= FEW_SEEDS:
         return None
-    return (
+    few = (
         "One seed does not tell how much the order of images and the choice of labelled ones matter, and the "
-        "intervals leave that out: comparison.seeds=[0,1,2]"
+        "intervals leave that out"
+        if seeds == 1
+        else "Two seeds tell too little of how much seeds scatter, and the intervals come out too narrow: they hold "
+        "the truth in some 90 % of cases instead of 95 %"
     )
+    return f"{few}: three or more, comparison.seeds=[0,1,2]"
 
 
-def _interval_too_wide(levels: Sequence[Level]) -> str | None:
-    """No difference is shown, and the interval is wider than 1 point either way: more seeds or more images."""
-    level = levels[-1]
+def _interval_too_wide(evidence: Evidence) -> str | None:
+    """No difference is shown, and the interval is wider than 1 point either way: more of what makes most of it."""
+    level = evidence.last
     comparison, seeds = level.comparison, len(level.recommended)
     if comparison.answer != "no difference" or comparison.recommended in (comparison.reference, UNTOUCHED):
         return None
@@ -152,36 +134,64 @@ def _interval_too_wide(levels: Sequence[Level]) -> str | None:
     values = paired(tests[0], tests[1])
     found = spread(values)
     start = f"The gain over {comparison.reference} is known to {100 * (gain.high - gain.low) / 2:.1f} points either way"
-    if found.seeds > found.images:
-        wanted = max(5, 2 * seeds)
-        return f"{start}, mostly because the seeds differ: comparison.seeds=[{','.join(map(str, range(wanted)))}]"
+    # What the interval would be were there only the images. The rest of its square is the seeds': that they
+    # scatter, and that few of them know their scatter badly.
+    by_images, whole = Z_95**2 * found.images, quantile(found.freedom) ** 2 * found.error**2
+    if by_images < whole / 2:
+        wanted = ",".join(map(str, range(max(5, 2 * seeds))))
+        return (
+            f"{start}, mostly because the {counted(seeds, 'seed')} are few and differ, less because of "
+            f"the test images: comparison.seeds=[{wanted}]"
+        )
     images = math.ceil(values.shape[1] * found.images * (Z_95 / WIDE) ** 2 / 100) * 100
     if images <= values.shape[1]:
         return None
+    others, told = "", "tell it"
+    if by_images < 0.99 * whole:
+        others, told = ", less because the seeds differ", "bring their part"
     return (
-        f"{start}, mostly because of the {values.shape[1]:,} test images: some {images:,} would tell it to "
-        f"{100 * WIDE:.0f} point (data.test_fraction, where test images are held out)"
+        f"{start}, mostly because of the {counted(values.shape[1], 'test image')}{others}: some {images:,} would "
+        f"{told} to {100 * WIDE:.0f} point (data.test_fraction, where test images are held out)"
     )
 
 
-def _validation_too_small(levels: Sequence[Level]) -> str | None:
+def _validation_too_small(evidence: Evidence) -> str | None:
     """Validation knows an accuracy to 2 points at best and others lie within one standard error: hold out more."""
-    level = levels[-1]
+    level, images, limit = evidence.last, evidence.validation_images, evidence.validation_limit
     low, high = mean_interval([each.validation for each in level.recommended])
     if not level.near or (high - low) / 2 <= UNSURE:
         return None
-    images = level.recommended[0].validation.correct.size
     names = level.near
     others = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    # A limit that lies above what is held out cuts nothing off.
+    capped = limit is not None and images >= limit
+    more = (
+        f"allow more of them, data.validation_limit (now {limit})"
+        if capped
+        else "hold out more of them, data.validation_fraction"
+    )
     return (
-        f"{images:,} validation images cannot tell {level.comparison.recommended} from {others} (within one standard "
-        "error): hold out more of them, data.validation_fraction"
+        f"{counted(images, 'validation image')} cannot tell {level.comparison.recommended} from {others} (within one "
+        f"standard error): {more}"
     )
 
 
-def _labels_not_needed(levels: Sequence[Level]) -> str | None:
+def _more_to_choose_by_than_to_train_on(evidence: Evidence) -> str | None:
+    """Validation has twice as many labelled images as training with the fewest labels, or more: say so."""
+    labelled, images = evidence.training_images, evidence.validation_images
+    if not labelled or images < OUTNUMBERED * labelled:
+        return None
+    fewest = " with the fewest labels" if len(evidence.levels) > 1 else ""
+    return (
+        f"The arm and its rate were chosen on {counted(images, 'labelled validation image')}, more than the "
+        f"{counted(labelled, 'labelled image')} that arms train on{fewest}: with fewer to choose by the choice is less "
+        f"sure, data.validation_limit={labelled} shows how much"
+    )
+
+
+def _labels_not_needed(evidence: Evidence) -> str | None:
     """An arm without labels lies within one standard error of the recommended one, which has them: save the labels."""
-    level = levels[-1]
+    level = evidence.last
     if level.recommended[0].learning_rate is None:
         return None
     free = [name for name in level.near if all(each.learning_rate is None for each in level.arms[name])]
@@ -194,38 +204,38 @@ def _labels_not_needed(levels: Sequence[Level]) -> str | None:
     )
 
 
-def _labels_pay(levels: Sequence[Level]) -> str | None:
+def _labels_pay(evidence: Evidence) -> str | None:
     """From the last number of labels but one to the last, accuracy rose by 1 point and beyond chance: more."""
-    if len(levels) < 2:
+    if len(evidence.levels) < 2:
         return None
-    fewer, more = levels[-2], levels[-1]
+    fewer, more = evidence.levels[-2:]
     if [each.seed for each in fewer.recommended] != [each.seed for each in more.recommended]:
         return None
     gain, error = behind(more.recommended, fewer.recommended)
     if gain < MORE_LABELS or gain <= Z_95 * error:
         return None
-    last = "all" if more.comparison.labels is None else str(more.comparison.labels)
+    last = "all" if more.comparison.labels is None else f"{more.comparison.labels:,}"
     return (
-        f"From {fewer.comparison.labels} to {last} labels of each class the recommended arm's validation accuracy rose "
-        f"by {100 * gain:.1f} points: it has not levelled off, so label more images"
+        f"From {fewer.comparison.labels:,} to {last} labels of each class the recommended arm's validation accuracy "
+        f"rose by {100 * gain:.1f} points: it has not levelled off, so label more images"
     )
 
 
-def _few_labels(levels: Sequence[Level]) -> str | None:
+def _few_labels(evidence: Evidence) -> str | None:
     """Fewer than 50 labels of each class were used, and no other number was tried: see what more would do."""
-    labels = levels[-1].comparison.labels
-    if len(levels) > 1 or labels is None or labels >= FEW_LABELS:
+    labels = evidence.last.comparison.labels
+    if len(evidence.levels) > 1 or labels is None or labels >= FEW_LABELS:
         return None
     return (
-        f"With {labels} labels of each class: to see what more would bring, "
+        f"With {counted(labels, 'label')} of each class: to see what more would bring, "
         f"comparison.labels_per_class=[{labels},{5 * labels}]"
     )
 
 
-def _worse_calibrated(levels: Sequence[Level]) -> str | None:
+def _worse_calibrated(evidence: Evidence) -> str | None:
     """On 200 validation images or more the calibration error is 0.03 above the untouched baseline's: mend it."""
-    level = levels[-1]
-    if UNTOUCHED not in level.arms or level.recommended[0].validation.correct.size < ENOUGH_TO_CALIBRATE:
+    level = evidence.last
+    if UNTOUCHED not in level.arms or evidence.validation_images < ENOUGH_TO_CALIBRATE:
         return None
     before, after = (
         float(np.mean([each.validation.calibration_error for each in arm]))
@@ -240,13 +250,14 @@ def _worse_calibrated(levels: Sequence[Level]) -> str | None:
     )
 
 
-RULES: tuple[tuple[str, Callable[[Sequence[Level]], str | None]], ...] = (
+RULES: tuple[tuple[str, Callable[[Evidence], str | None]], ...] = (
     ("no reference", _no_reference),
     ("learning rate at the edge", _rate_at_edge),
     ("more steps", _more_steps),
-    ("one seed", _one_seed),
+    ("few seeds", _few_seeds),
     ("interval too wide", _interval_too_wide),
     ("validation too small", _validation_too_small),
+    ("more to choose by than to train on", _more_to_choose_by_than_to_train_on),
     ("labels not needed", _labels_not_needed),
     ("more labels pay", _labels_pay),
     ("few labels", _few_labels),

@@ -1,44 +1,19 @@
 """What the report of a comparison says: from the material to the page."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from bnadapt.config import UNTOUCHED
 from bnadapt.evaluation.arms import ArmSummary, Comparison
-from bnadapt.evaluation.resampling import mean_difference
+from bnadapt.evaluation.compare_wording import counted, p_in_words
 from bnadapt.evaluation.results import Difference
-from bnadapt.evaluation.verdict import points as points_in_words
-from bnadapt.evaluation.verdict import signed
 from bnadapt.report.comparison_axes import roles
 from bnadapt.report.comparison_drawings import ARMS, CHOICE, LEVELS, TRAINING, section_of
 from bnadapt.report.comparison_material import ComparisonMaterial, labels_in_words, levels_in_words, summary
+from bnadapt.report.comparison_pairs import pairs_table
 from bnadapt.report.comparison_tables import interval, p_value, points, rates
 from bnadapt.report.look import CLASSES, NORMALIZATION, diagnosis_tables, shift_tables, words_on_changes
 from bnadapt.report.page import Code, Page, Plot, Section, Table
 from bnadapt.report.tables import MISSING, duration, percent
-
-RESAMPLES = 10_000  # behind the intervals of the pairs
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two arms that differ in one thing only, and what their difference shows."""
-
-    first: str
-    second: str
-    question: str
-
-
-PAIRS = (
-    Pair("procedure", "procedure_standard", "calibrated insertion instead of Keras' defaults"),
-    Pair("procedure", "procedure_other_placement", "the chosen placement instead of the other one"),
-    Pair("statistics", "input_statistics", "statistics inside the network instead of the input's alone"),
-    Pair(
-        "bn_only",
-        "random_weights",
-        "training BN instead of as many random weights (the control of Frankle et al., 2021)",
-    ),
-)
 
 
 def comparison_contents(
@@ -56,7 +31,7 @@ def comparison_contents(
         *(each for comparison in material.comparisons for each in _of_one(material, comparison, plots)),
         *_closer_look(material, plots),
         Section("What each arm does", (), _descriptions(material)),
-        Section("Pairs worth reading", (), _pairs(material)),
+        Section("Pairs worth reading", (), pairs_table(material)),
         Section("Plan", material.notes, _plan(material)),
         Section("To repeat it", (), _reproduction(material)),
     ]
@@ -95,17 +70,9 @@ def _answer(material: ComparisonMaterial) -> str:
 
 
 def _verdict(material: ComparisonMaterial) -> tuple[str, ...]:
-    """The sentences of the only number of labels, or with several what to use with each, and its answer.
-
-    Sentences that say no more than the intervals that are drawn beside them are left out.
-    """
+    """The sentences of the only number of labels, or with several what to use with each, and its answer."""
     if len(material.comparisons) == 1:
-        drawn = [points_in_words(gap) for _, gap in _differences(material)]
-        return tuple(
-            each
-            for each in material.comparisons[0].sentences
-            if not (each.startswith("Against ") and any(words in each for words in drawn))
-        )
+        return material.comparisons[0].sentences
     uses: dict[str, list[int | None]] = {}
     for each in material.comparisons:
         uses.setdefault(each.recommended, []).append(each.labels)
@@ -120,13 +87,20 @@ def _verdict(material: ComparisonMaterial) -> tuple[str, ...]:
 
 def _differences(material: ComparisonMaterial) -> tuple[tuple[str, Difference], ...]:
     """The recommended arm against the reference and the untouched baseline; with several numbers of labels
-    against the reference alone, because the other differences would squeeze these."""
+    against the reference alone, because the other differences would squeeze these.
+
+    With one number of labels the verdict's sentences give the p-values, else the names do.
+    """
     several = len(material.comparisons) > 1
     found: list[tuple[str, Difference | None]] = []
     for each in material.comparisons:
         best = summary(each, each.recommended)
-        words = f", {labels_in_words(each.labels).removesuffix(' per class')}" if several else ""
-        found.append((each.reference + words, best.against_reference))
+        gap = best.against_reference
+        words = ""
+        if several and gap is not None:
+            labels = labels_in_words(each.labels).removesuffix(" per class")
+            words = f", {labels}, {p_in_words(gap.p_value)}"
+        found.append((each.reference + words, gap))
         if not several and each.reference != UNTOUCHED:
             found.append(("the untouched baseline", best.against_untouched))
     return tuple((name, gap) for name, gap in found if gap is not None)
@@ -196,7 +170,7 @@ def _arms(comparison: Comparison, material: ComparisonMaterial) -> Table:
         ">time",
     )
     seeds = len(material.repetitions)
-    over = f"Means over {seeds} seeds. " if seeds > 1 else ""
+    over = f"Means over {counted(seeds, 'seed')}. " if seeds > 1 else ""
     return Table(
         headings,
         tuple(_arm(arm, comparison, material) for arm in comparison.arms),
@@ -233,47 +207,6 @@ def _descriptions(material: ComparisonMaterial) -> tuple[Table, ...]:
         steps = max((each.steps for each in found), default=0)
         rows.append((arm, material.descriptions.get(arm, "") or MISSING, f"{steps:,}", kept or MISSING))
     return (Table(("arm", "what it does", ">optimizer steps", "network kept after"), tuple(rows)),)
-
-
-def _pairs(material: ComparisonMaterial) -> tuple[Table, ...]:
-    """Differences between arms that differ in one thing only; nothing where no such two were compared."""
-    several = len(material.comparisons) > 1
-    rows = []
-    for pair in PAIRS:
-        for comparison in material.comparisons:
-            gap = _difference(material, comparison, pair)
-            if gap is not None:
-                level = (labels_in_words(comparison.labels),) if several else ()
-                rows.append((pair.question, *level, pair.first, pair.second, *_numbers(gap)))
-    headings = (
-        "what differs",
-        *(("labels",) if several else ()),
-        "arm",
-        "minus arm",
-        ">points of test accuracy",
-        ">95 % interval",
-    )
-    note = "Above zero the first arm is better. Each interval stands for itself: none is corrected for their number."
-    return (Table(headings, tuple(rows), note=note),) if rows else ()
-
-
-def _numbers(gap: Difference) -> tuple[str, str]:
-    return signed(gap.estimate), f"{signed(gap.low)} to {signed(gap.high)}"
-
-
-def _difference(material: ComparisonMaterial, comparison: Comparison, pair: Pair) -> Difference | None:
-    """Test accuracy of the first arm minus that of the second, over the seeds that both have."""
-    results = material.of(comparison)
-    first, second = (
-        {each.seed: each.test for each in results.get(name, ()) if each.test is not None}
-        for name in (pair.first, pair.second)
-    )
-    seeds = sorted(first.keys() & second.keys())
-    if not seeds:
-        return None
-    return mean_difference(
-        [first[seed] for seed in seeds], [second[seed] for seed in seeds], resamples=RESAMPLES
-    )
 
 
 def _plan(material: ComparisonMaterial) -> tuple[Table, ...]:

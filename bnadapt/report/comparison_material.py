@@ -1,11 +1,13 @@
 """What the report of a comparison is made of, gathered once all arms have been scored on the test images."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from bnadapt.evaluation.arms import ArmResult, ArmSummary, Comparison
+from bnadapt.evaluation.compare_wording import counted
 from bnadapt.evaluation.results import Advice, Diagnosis, LayerShift
 from bnadapt.report.look import Look
 
@@ -24,6 +26,7 @@ class ComparisonMaterial:
         source_data: The same of the data that the baseline trained on; empty where they are the same.
         notes: Sentences of the plan about data and network.
         advice: What to try next.
+        labels: How many labels in words, where it is no number of each class: ``2 % of the labels``.
         look: The recommended network next to the untouched one of the same seed; None where nobody looked.
         diagnosis: What batch normalization does in it; None without any, or where nobody looked.
         shifts: How the two data sets differ for each layer; empty where that was not measured.
@@ -53,11 +56,12 @@ class ComparisonMaterial:
     configuration: str
     run_id: str
     seconds: float
+    labels: str = ""
 
     @property
     def heading(self) -> str:
         """What was adapted to what, and with how many labels."""
-        return f"{self.title}, {levels_in_words([each.labels for each in self.comparisons])}"
+        return f"{self.title}, {self.labels or levels_in_words([each.labels for each in self.comparisons])}"
 
     @property
     def names(self) -> tuple[str, str]:
@@ -90,14 +94,15 @@ def labels_in_words(labels: int | None) -> str:
     """How many labels: ``10 labels per class``; ``all labels`` for None."""
     if labels is None:
         return "all labels"
-    return f"{labels:,} label per class" if labels == 1 else f"{labels:,} labels per class"
+    return f"{counted(labels, 'label')} per class"
 
 
 def levels_in_words(levels: Sequence[int | None]) -> str:
-    """Several numbers of labels: ``1, 10 and all labels per class``."""
+    """Several numbers of labels, ascending: ``1, 10 and all labels per class``."""
     if len(levels) == 1:
         return labels_in_words(levels[0])
-    *others, last = ("all" if each is None else f"{each:,}" for each in levels)
+    ascending = sorted(levels, key=lambda each: math.inf if each is None else each)
+    *others, last = ("all" if each is None else f"{each:,}" for each in ascending)
     return f"{', '.join(others)} and {last} labels per class"
 
 

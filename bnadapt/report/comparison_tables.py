@@ -6,6 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bnadapt.evaluation.arms import ArmSummary, Comparison
+from bnadapt.evaluation.compare_wording import counted, p_number
 from bnadapt.evaluation.results import Difference
 from bnadapt.evaluation.verdict import signed
 from bnadapt.report.comparison_material import labels_in_words
@@ -16,14 +17,16 @@ MARKS = (("*", "recommended"), ("^", "best in hindsight"), ("=", "reference"))
 NAME_WIDTH = 36
 
 
-def comparison_table(comparison: Comparison) -> Table:
+def comparison_table(comparison: Comparison, labels: str = "") -> Table:
     """The table of arms for the terminal, 80 columns wide with the usual names; signs mark the arms that matter."""
     table = plain_table(
         "arm", ">validation\naccuracy", ">test\naccuracy", ">points to\nreference", ">adjusted\np"
     )
     table.columns[0].min_width = min(NAME_WIDTH, max(len(arm.arm) for arm in comparison.arms) + len(" *^="))
     table.title = Text(
-        f"{len(comparison.arms)} arms, {labels_in_words(comparison.labels)}", style="bold", justify="left"
+        f"{counted(len(comparison.arms), 'arm')}, {labels or labels_in_words(comparison.labels)}",
+        style="bold",
+        justify="left",
     )
     table.title_justify = "left"
     for arm in comparison.arms:
@@ -65,12 +68,8 @@ def points(difference: Difference | None) -> str:
 
 
 def p_value(value: float | None) -> str:
-    """A p-value with two digits: ``0.64``, ``0.031``, ``< 0.001``."""
-    if value is None:
-        return MISSING
-    if value < 1e-3:
-        return "< 0.001"
-    return f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"
+    """A p-value with two digits: ``0.64``, ``0.031``, ``< 0.001``; a dash where there is none."""
+    return MISSING if value is None else p_number(value)
 
 
 def rates(learning_rates: Sequence[float | None]) -> str:

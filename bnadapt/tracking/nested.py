@@ -77,13 +77,16 @@ class ParentRun(Run):
         self._inputs.append(entry)
         self._outbox.attempt(lambda: self._client.log_inputs(self.run_id, [entry]))
 
-    def log_splits(self, splits: Splits, *, source: bool = False) -> None:
+    def log_splits(self, splits: Splits, *, source: bool = False, anew: bool = False) -> None:
         """Record the splits that went in, each with a digest of its own: training, validation and test images.
 
         Args:
             splits: The data adapted to, or those that the baseline trained on.
             source: Whether they are the latter, of which the training images alone are recorded.
+            anew: Whether the runs below that start from now on get these and no longer the earlier ones.
         """
+        if anew:
+            self._inputs, self._scored_on = [], {}
         contexts: list[tuple[Split, str]] = [(splits.train, BASELINE_TRAINING)]
         if not source:
             contexts = [

@@ -8,12 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bnadapt.comparison.account import parameters_of
 from bnadapt.comparison.arms import chosen_arms, repetitions, runnable, settings_of, trains
 from bnadapt.config import (
     ArmSettings,
     ArmStageSettings,
     ComparisonSettings,
     DataSettings,
+    InsertionSettings,
     ModelSettings,
     PlacementSettings,
     Settings,
@@ -53,6 +55,16 @@ def test_arms_put_batch_norm_where_they_say() -> None:
     assert settings_of(settings, arm("chosen"), 0.1).placement.exclude == ["conv1"]
 
 
+def test_gamma_is_for_standard_insertion_alone() -> None:
+    settings = Settings(insertion=InsertionSettings(gamma=0.1, epsilon=1e-3))
+    calibrated, standard = (
+        settings_of(settings, ArmSettings(position="chosen", init=init), 0.1).insertion
+        for init in ("calibrated", "standard")
+    )
+    assert (calibrated.init, calibrated.gamma, calibrated.epsilon) == ("calibrated", 1.0, 1e-3)
+    assert (standard.init, standard.gamma, standard.epsilon) == ("standard", 0.1, 1e-3)
+
+
 @given(st.integers(10, 5000), st.lists(st.floats(0.05, 1), min_size=1, max_size=6), st.floats(1e-6, 1))
 def test_every_arm_takes_exactly_the_steps_of_the_comparison(
     steps: int, weights: list[float], rate: float
@@ -64,8 +76,7 @@ def test_every_arm_takes_exactly_the_steps_of_the_comparison(
     comparison = ComparisonSettings(steps=steps, optimizer="sgd")
     settings = settings_of(Settings(comparison=comparison), ArmSettings(schedule=stages), rate)
     taken = [stage.steps or 0 for stage in settings.schedule.values()]
-    assert all(stage >= 1 for stage in taken)
-    assert sum(taken) == steps or min(taken) == 1
+    assert sum(taken) == steps
     for stage, count in zip(stages.values(), taken, strict=True):
         assert abs(count - stage.share * steps) <= 1
     assert {stage.learning_rate for stage in settings.schedule.values()} == {rate * 0.5}
@@ -124,6 +135,7 @@ def test_statistics_alone_are_left_out_where_they_could_not_change(tmp_path: Pat
     settings = compose("experiment=compare")
     arms, left_out = runnable(settings, started(settings, tmp_path))
     assert set(settings.comparison.arms) - set(arms) == {"statistics", "input_statistics"}
+    assert all("random weights" not in each for each in left_out)
     assert [
         each
         for each in left_out
@@ -152,6 +164,10 @@ def test_arms_that_are_the_same_on_a_network_run_once(tmp_path: Path) -> None:
     assert (
         "arm procedure_other_placement is left out: on this network it is the same as procedure" in left_out
     )
+    restricted = replace(settings, placement=PlacementSettings(exclude=["head"]))
+    assert runnable(restricted, started(restricted, tmp_path))[1][-1].startswith(
+        "random weights are drawn in every"
+    )
     assert any(each.startswith("arm biases is left out: 'biases' selects no layer") for each in left_out)
     assert {"bn_only", "statistics", "further_training", "untouched"} <= set(arms)
 
@@ -166,3 +182,13 @@ def test_both_placements_are_compared_whichever_was_chosen(position: str, tmp_pa
     }
     assert set(positions.values()) == {"before_activation", "after_activation"}
     assert positions["procedure"] == position
+
+
+def test_an_arms_run_says_how_many_labels_it_had() -> None:
+    few = Settings(data=DataSettings(labels_per_class=10))
+    part = Settings(data=DataSettings(labels_fraction=0.02))
+    words = [
+        parameters_of(next(repetitions(settings)), ArmSettings())["labels_per_class"]
+        for settings in (few, part, Settings())
+    ]
+    assert words == ["10", "2%", "all"]

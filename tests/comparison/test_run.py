@@ -29,6 +29,10 @@ SMALL = [
 
 
 def arms_of(finished: Finished) -> list[Run]:
+    return [run for run in children_of(finished) if run.data.params["arm"] != "baseline"]
+
+
+def children_of(finished: Finished) -> list[Run]:
     client: MlflowClient = finished.client
     return client.search_runs(
         ["1"],
@@ -68,6 +72,40 @@ def test_every_arm_with_every_seed_is_a_child_run(finished: Finished) -> None:
     for run in children:
         assert 0 <= run.data.metrics["test_accuracy"] <= 1
         assert 0 <= run.data.metrics["val_accuracy"] <= 1
+
+
+def test_every_baseline_is_a_run_with_its_curves_and_its_network(finished: Finished) -> None:
+    baselines = [run for run in children_of(finished) if run.data.params["arm"] == "baseline"]
+    assert [run.data.params["seed"] for run in baselines] == ["0", "1"]
+    for run in baselines:
+        seed = run.data.params["seed"]
+        mine = {each.data.tags["baseline"] for each in arms_of(finished) if each.data.params["seed"] == seed}
+        assert mine == {run.data.tags["baseline"]}
+        assert len(finished.client.get_metric_history(run.info.run_id, "source_val_accuracy")) == 3
+        assert run.outputs.model_outputs
+
+
+def test_each_arm_says_what_it_is_where_it_put_batch_norm_and_what_it_trained_on(finished: Finished) -> None:
+    runs = {run.data.params["arm"]: run for run in arms_of(finished) if run.data.params["seed"] == "0"}
+    assert {arm: run.data.params["placement"] for arm, run in runs.items()} == {
+        "untouched": "none",
+        "further_training": "none",
+        "statistics": "before_activation",
+        "bn_only": "before_activation",
+    }
+    assert {run.data.tags["placement"] for run in runs.values()} == {"none", "before_activation"}
+    assert runs["bn_only"].data.params["stages"] == "adapt 30 steps"
+    assert runs["bn_only"].data.params["init"] == "calibrated"
+    assert runs["untouched"].data.params["stages"] == "none"
+    assert "schedule" not in runs["bn_only"].data.params | runs["bn_only"].data.tags
+    inputs = {
+        seed: {each.dataset.name: each.dataset.digest for each in run.inputs.dataset_inputs}
+        for run in arms_of(finished)
+        for seed in [run.data.params["seed"]]
+    }
+    train = next(name for name in inputs["0"] if name.endswith("train") and "contrast" in name)
+    assert inputs["0"][train] != inputs["1"][train]  # other images have labels
+    assert len(inputs["0"]) == len(inputs["1"]) == 4
 
 
 def test_arms_share_one_baseline_and_take_the_same_steps(finished: Finished) -> None:
@@ -150,6 +188,24 @@ def test_all_arms_with_several_numbers_of_labels(tmp_path: Path) -> None:
     # The baseline never saw the target's labels, so that it is trained once for all numbers of them.
     assert len({run.data.tags["baseline"] for run in children}) == 1
     assert {run.data.params["labels_per_class"] for run in children} == {"2", "all"}
+
+
+@pytest.mark.slow
+def test_an_arm_that_always_runs_away_is_left_out_and_the_others_go_on(tmp_path: Path) -> None:
+    mine = tmp_path / "mine" / "comparison"
+    mine.mkdir(parents=True)
+    (mine / "wild.yaml").write_text(
+        "# Mine.\ndefaults: [arms]\narms:\n  wild:\n    schedule:\n      all: {train: [all], rate: 1.0e+38}\n"
+    )
+    rates = ["comparison.learning_rates=[0.01]", "comparison.optimizer=sgd", "comparison.only=[head,wild]"]
+    small = [word for word in SMALL if "learning_rates" not in word and word != "experiment=compare"]
+    result = bnadapt("--config-dir", "mine", "comparison=wild", *small, *rates, cwd=tmp_path)
+    assert result.code == 0, result.output + result.errors
+    assert "arm wild is left out, no learning rate kept its loss finite with seed 0" in result.output
+    compared = {run.data.params["arm"] for run in arms_of(result) if "test_accuracy" in run.data.metrics}
+    assert compared == {"untouched", "further_training", "head"}
+    report = next(tmp_path.rglob("report.md")).read_text(encoding="utf-8")
+    assert "arm wild is left out" in report
 
 
 @pytest.mark.slow

@@ -1,12 +1,15 @@
 """Which arm is recommended, by validation alone, and what is said of it and of the others."""
 
+import re
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
 
 from bnadapt.evaluation.arms import ArmResult, ArmSummary, Comparison
 from bnadapt.evaluation.compare import behind, compare, recommend
+from bnadapt.evaluation.compare_wording import counted, p_in_words
 from bnadapt.evaluation.resampling import holm, mean_difference, mean_interval
 from bnadapt.evaluation.results import Scores
 
@@ -178,13 +181,13 @@ def test_the_rule_regrets_less_than_the_highest_accuracy_and_seldom_falls_below_
 @pytest.mark.parametrize(
     ("base", "more", "bn", "answer", "reading"),
     [
-        (0.5, 0.6, 0.9, "helped", "Adapting helped: bn beats more and the untouched baseline."),
+        (0.5, 0.6, 0.9, "helped", "On the test images bn beats more and the untouched baseline."),
         (
             0.5,
             0.95,
             0.9,
             "hurt",
-            "Adapting did not pay: on the test images more did better than bn.",
+            "The choice did not pay: on the test images more did better than bn.",
         ),
         (
             0.99,
@@ -231,13 +234,16 @@ def test_all_sentences_of_an_arm_that_helps(seeds: int) -> None:
     found = of(results, bn="gamma and beta")
     over = "one seed" if seeds == 1 else "mean of 3 seeds"
     assert found.sentences[0] == f"Use bn (gamma and beta): 80.0 % of 1,000 test images right, {over}."
-    assert found.sentences[2].startswith("Against more: +10.0 points (95 % interval +")
+    assert re.fullmatch(
+        r"Against more: \+10\.0 points \(95 % interval \+\d+\.\d to \+\d+\.\d, p < 0\.001\)\.",
+        found.sentences[2],
+    )
     assert found.sentences[3].startswith("Against the untouched baseline: +30.0 points (95 % interval +2")
     assert found.sentences[4] == (
         "In hindsight late was best, by 2.0 points: on the 1,000 validation images it was 0.5 points behind."
     )
     assert found.sentences[5] == (
-        "Holm-corrected for 4 arms, these arms differ from more: better: bn (+10.0), late (+12.0); "
+        "On the test images, Holm-corrected for 4 arms, these other arms differ from more: better: late (+12.0); "
         "worse: the untouched baseline (-20.0), bad (-30.0)."
     )
     assert len(found.sentences) == 6
@@ -258,22 +264,146 @@ def test_where_nothing_was_better_in_hindsight_or_as_good_that_is_said() -> None
     assert "In hindsight, on the test images, nothing did better than bn." in found.sentences
 
 
-def test_where_the_reference_is_recommended_batch_normalization_did_not_pay() -> None:
+def test_where_the_reference_is_recommended_that_is_what_validation_found() -> None:
+    """Nothing is said of batch normalization, which the reference may have and validation cannot judge."""
     found = of([untouched(0.5, 0.5), result("bn", 0.8, 0.8), result("more", 0.9, 0.9)])
     assert (found.recommended, found.answer) == ("more", "no difference")
     assert found.sentences[:2] == (
         "Use more: 90.0 % of 1,000 test images right, one seed.",
-        "Batch normalization did not pay here: by the validation images no arm is to be preferred to more.",
+        "On these 1,000 validation images no other arm was right more often than more.",
     )
     assert found.sentences[2].startswith("Against the untouched baseline: +40.0 points")
+
+
+def test_an_arm_that_was_right_more_often_than_the_recommended_reference_is_named() -> None:
+    """One of 40 images is within one standard error, and the loss spoke for the reference."""
+    results = [
+        result("more", 0.875, 0.7, loss=0.3, images=40),
+        result("bn", 0.9, 0.7, loss=0.5, images=40),
+    ]
+    found = of(results)
+    assert found.recommended == "more"
+    assert found.sentences[1] == (
+        "On these 40 validation images no other arm was better than more beyond chance: bn was right more often by 2.5 "
+        "points, within one standard error."
+    )
+
+
+def test_an_arm_far_ahead_that_was_not_recommended_is_not_called_chance() -> None:
+    """near ties with ahead, misses other images and has the lower loss, but is right no more often than more."""
+    first, near, more = right(0.5, 100), right(0.5, 100), right(0.5, 100)
+    near[:4], near[50:52] = False, True  # 4 lost, 2 won
+    more[:2] = False  # 2 lost, none won
+    found = of(
+        [
+            replace(result("more", 0.5, 0.7), validation=scores(more, 0.6)),
+            replace(result("ahead", 0.5, 0.7), validation=scores(first, 0.5)),
+            replace(result("near", 0.5, 0.7), validation=scores(near, 0.4)),
+        ]
+    )
+    lead, error = behind([_with("ahead", first)], [_with("more", more)])
+    assert lead > error
+    assert found.recommended == "more"
+    assert found.sentences[1] == (
+        "On these 100 validation images ahead was right more often than more, by 2.0 points, but of the arms within "
+        "one standard error of it the one with the lowest loss was not."
+    )
+
+
+def _with(arm: str, correct: np.ndarray) -> ArmResult:
+    return replace(result(arm, 0.5), validation=scores(correct))
+
+
+def test_what_the_test_images_show_of_other_arms_does_not_contradict_the_choice() -> None:
+    found = of([untouched(0.5, 0.5), result("bn", 0.9, 0.8), result("more", 0.9, 0.7, loss=0.4)])
+    assert found.recommended == "more"
+    assert found.sentences[1:2] + found.sentences[3:] == (
+        "On these 1,000 validation images no other arm was right more often than more.",
+        "In hindsight bn was best, by 10.0 points: within what the 1,000 validation images could tell.",
+        "On the test images, Holm-corrected for 2 arms, these other arms differ from more: better: bn (+10.0); worse: "
+        "the untouched baseline (-20.0).",
+        "The choice of more was made without the test images.",
+    )
 
 
 def test_where_the_untouched_baseline_is_recommended_nothing_helped_even_if_it_beats_the_reference() -> None:
     found = of([untouched(0.9, 0.9), result("bn", 0.5, 0.8), result("more", 0.5, 0.5)])
     assert (found.recommended, found.answer) == ("untouched", "no difference")
     assert found.sentences[1] == (
-        "Adapting did not pay here: by the validation images no arm is to be preferred to the baseline."
+        "On these 1,000 validation images no other arm was right more often than the untouched baseline."
     )
+
+
+def test_where_the_reference_beats_the_recommended_baseline_it_was_the_choice_that_did_not_pay() -> None:
+    found = of([untouched(0.9, 0.5), result("more", 0.5, 0.8)])
+    assert (found.recommended, found.answer) == ("untouched", "hurt")
+    assert found.sentences[1] == (
+        "The choice did not pay: on the test images more did better than the untouched baseline."
+    )
+
+
+@pytest.mark.parametrize("arm", ["finetune", "bn"])
+def test_no_sentence_credits_or_blames_batch_normalization(arm: str) -> None:
+    """Whether an arm has any is not known here, and an arm without it can be the best."""
+    for base, more, share in product((0.5, 0.8, 0.9), repeat=3):
+        for validation in (0.5, 0.9):
+            found = of([untouched(0.6, base), result("more", 0.7, more), result(arm, validation, share)])
+            words = " ".join(found.sentences).lower()
+            assert "normalization" not in words
+            assert "adapting helped" not in words
+
+
+@pytest.mark.parametrize(
+    ("won", "lost", "above_zero", "p_value", "helped"),
+    [(4, 0, True, "0.062", False), (12, 4, False, "0.049", False), (5, 0, True, "0.031", True)],
+)
+def test_half_of_what_shows_a_difference_is_explained(
+    won: int, lost: int, above_zero: bool, p_value: str, helped: bool
+) -> None:
+    """An interval above zero with a p-value that is not small, and the other way round."""
+    more = right(0.7)
+    bn = more.copy()
+    bn[:lost], bn[700 : 700 + won] = False, True
+    results = [result("more", 0.6, 0.7), replace(result("bn", 0.9), test=scores(bn))]
+    found = compare(results, reference="more", descriptions={}, resamples=10_000)
+    gain = summary(found, "bn").against_reference
+    assert gain is not None
+    assert (gain.low > 0) == above_zero
+    assert found.answer == ("helped" if helped else "no difference")
+    assert found.sentences[1] == (
+        "On the test images bn beats more."
+        if helped
+        else "No difference that these 1,000 test images can show between bn and more: the interval has to leave zero "
+        "out, and p to be below 0.05."
+    )
+    assert found.sentences[2].endswith(f", p = {p_value}).")
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (0.0004, "p < 0.001"),
+        (0.001, "p = 0.001"),
+        (0.0312, "p = 0.031"),
+        (0.1, "p = 0.10"),
+        (1.0, "p = 1.00"),
+    ],
+)
+def test_p_values_in_words(value: float, words: str) -> None:
+    assert p_in_words(value) == words
+
+
+def test_one_is_one() -> None:
+    one = replace(result("more", 1.0, 1.0, images=1), test=scores(right(1.0, 1)))
+    found = of([one, replace(one, arm="bn", validation=scores(right(0.0, 1)))])
+    assert found.sentences[0] == "Use more: 100.0 % of 1 test image right, one seed."
+    assert found.sentences[1] == "On this 1 validation image no other arm was right more often than more."
+    assert found.sentences[-1] == (
+        "On the test images, Holm-corrected for 1 arm, no other arm differs from more."
+    )
+    chosen = of([replace(one, validation=scores(right(0.0, 1))), replace(one, arm="bn")])
+    assert chosen.sentences[1] == "No difference that this 1 test image can show between bn and more."
+    assert counted(0, "seed") == "0 seeds"
 
 
 def test_without_the_reference_nothing_is_compared_with_it() -> None:
@@ -291,16 +421,17 @@ def test_without_the_reference_nothing_is_compared_with_it() -> None:
 def test_the_untouched_baseline_may_be_the_reference_and_is_told_of_once() -> None:
     found = of([untouched(0.5, 0.5), result("bn", 0.9, 0.9)], reference="untouched")
     assert found.answer == "helped"
-    assert found.sentences[1] == "Adapting helped: bn beats the untouched baseline."
+    assert found.sentences[1] == "On the test images bn beats the untouched baseline."
     assert sum("Against" in each for each in found.sentences) == 1
-    assert found.sentences[-1] == (
-        "Holm-corrected for 1 arm, this arm differs from the untouched baseline: better: bn (+40.0)."
-    )
+    assert not any(
+        "Holm" in each for each in found.sentences
+    )  # the only comparison is the recommended arm's own
 
 
 def test_a_lone_arm_can_be_compared_with_nothing() -> None:
     found = of([result("more", 0.9, 0.9)])
     assert (found.answer, found.recommended) == ("no difference", "more")
+    assert found.sentences[1] == "There is no other arm to compare more with."
     assert len(found.sentences) == 3
 
 
@@ -315,7 +446,19 @@ def test_other_arms_are_corrected_for_their_number_and_the_recommended_one_is_no
     assert found.answer == "helped"
     assert summary(found, "arm3").adjusted == pytest.approx(7 * p_value)
     assert found.sentences[-1] == (
-        "Holm-corrected for 8 arms, this arm differs from more: worse: the untouched baseline (-20.0)."
+        "On the test images, Holm-corrected for 8 arms, this other arm differs from more: worse: the untouched "
+        "baseline (-20.0)."
+    )
+
+
+def test_a_recommended_arm_that_beats_the_reference_is_not_said_to_equal_it() -> None:
+    """Corrected it would differ from nothing: only the other arms are told of with the correction."""
+    arms = [result(f"arm{number}", 0.5, 0.706) for number in range(6)]
+    found = of([result("more", 0.6, 0.7), result("bn", 0.9, 0.706), *arms])
+    assert summary(found, "bn").adjusted == pytest.approx(7 * 0.5**6)
+    assert found.sentences[1] == "On the test images bn beats more."
+    assert found.sentences[-1] == (
+        "On the test images, Holm-corrected for 7 arms, no other arm differs from more."
     )
 
 

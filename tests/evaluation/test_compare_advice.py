@@ -11,6 +11,7 @@ from bnadapt.config import Settings
 from bnadapt.evaluation.arms import ArmResult, Comparison, RateTried
 from bnadapt.evaluation.compare import compare
 from bnadapt.evaluation.compare_advice import RULES, comparison_advice
+from bnadapt.evaluation.resampling import spread
 from bnadapt.evaluation.results import Epoch, Scores
 
 
@@ -89,8 +90,9 @@ def compared(results: Sequence[ArmResult], reference: str = "more") -> list[Comp
     ]
 
 
-def advice(results: Sequence[ArmResult], reference: str = "more") -> dict[str, str]:
-    return {each.rule: each.sentence for each in comparison_advice(compared(results, reference), results)}
+def advice(results: Sequence[ArmResult], reference: str = "more", **known: int | None) -> dict[str, str]:
+    found = comparison_advice(compared(results, reference), results, **known)
+    return {each.rule: each.sentence for each in found}
 
 
 def test_where_all_is_well_nothing_is_advised() -> None:
@@ -174,10 +176,15 @@ def test_training_that_still_gets_better(
     assert found == ({"more steps": expected} if spoken else {})
 
 
-def test_one_seed_is_few() -> None:
-    found = advice([each for each in everyone() if each.seed == 0])
-    assert list(found) == ["one seed"]
-    assert found["one seed"].endswith("the intervals leave that out: comparison.seeds=[0,1,2]")
+@pytest.mark.parametrize(
+    ("seeds", "words"),
+    [(1, "the intervals leave that out"), (2, "they hold the truth in some 90 % of cases instead of 95 %")],
+)
+def test_fewer_than_three_seeds_are_few(seeds: int, words: str) -> None:
+    found = advice([each for each in everyone() if each.seed < seeds])
+    assert list(found) == ["few seeds"]
+    assert found["few seeds"].endswith(f"{words}: three or more, comparison.seeds=[0,1,2]")
+    assert found["few seeds"].startswith("One seed" if seeds == 1 else "Two seeds")
 
 
 def test_few_test_images_leave_the_gain_unknown() -> None:
@@ -205,8 +212,44 @@ def test_seeds_that_differ_leave_the_gain_unknown() -> None:
     found = advice(results)
     assert list(found) == ["interval too wide"]
     assert found["interval too wide"].endswith(
-        "mostly because the seeds differ: comparison.seeds=[0,1,2,3,4,5]"
+        "mostly because the 3 seeds are few and differ, less because of the test images: "
+        "comparison.seeds=[0,1,2,3,4,5]"
     )
+
+
+@pytest.mark.parametrize(
+    ("lost", "words"),
+    [
+        (
+            20,
+            "mostly because the 2 seeds are few and differ, less because of the test images: "
+            "comparison.seeds=[0,1,2,3,4]",
+        ),
+        (
+            10,
+            "mostly because of the 1,000 test images, less because the seeds differ: some 4,800 would bring their part "
+            "to 1 point (data.test_fraction, where test images are held out)",
+        ),
+    ],
+)
+def test_what_makes_most_of_the_interval_is_named(lost: int, words: str) -> None:
+    """Both seeds win 60 images and lose 60 others, one seed wins so many more.
+
+    The variance of the images is the larger of the two each time; two seeds that differ make the interval far wider
+    than that all the same.
+    """
+    tests = {name: np.ones((2, 1000), bool) for name in ("bn", "more")}
+    tests["more"][:, :60] = tests["bn"][:, 60:120] = tests["more"][1, 200 : 200 + lost] = False
+    results = [
+        replace(each, test=scores(tests[each.arm][each.seed] if each.arm in tests else right(0.1, 1000)))
+        for each in everyone()
+        if each.seed < 2
+    ]
+    found = spread(tests["bn"].astype(int) - tests["more"])
+    assert found.images > found.seeds > 0
+    told = advice(results)
+    assert list(told) == ["few seeds", "interval too wide"]
+    assert told["interval too wide"].endswith(f"points either way, {words}")
 
 
 def test_a_gain_that_is_known_closely_needs_nothing_more() -> None:
@@ -227,9 +270,49 @@ def test_few_validation_images_cannot_tell_arms_apart() -> None:
         "40 validation images cannot tell bn from near and twin (within one standard error): hold out more of them, "
         "data.validation_fraction"
     )
-    assert advice([*small, *near])["validation too small"] == expected
+    crowd = [*small, *near]
+    assert advice(crowd)["validation too small"] == expected
+    assert advice(crowd, validation_limit=41)["validation too small"] == expected
+    assert advice(crowd, validation_limit=40)["validation too small"] == expected.replace(
+        "hold out more of them, data.validation_fraction",
+        "allow more of them, data.validation_limit (now 40)",
+    )
     many = [result("near", 0.9, seed=seed, loss=0.9) for seed in range(3)]
     assert advice([*everyone(), *many]) == {}
+
+
+def test_one_validation_image_is_one_image() -> None:
+    single = [replace(each, validation=scores(right(1.0, 1))) for each in everyone()]
+    assert advice(single)["validation too small"].startswith("1 validation image cannot tell ")
+
+
+@pytest.mark.parametrize(
+    ("labelled", "spoken"), [(100, True), (364, True), (365, False), (729, False), (None, False)]
+)
+def test_more_labels_to_choose_by_than_to_train_on(labelled: int | None, spoken: bool) -> None:
+    results = [replace(each, validation=scores(right(each.validation.accuracy, 729))) for each in everyone()]
+    expected = (
+        f"The arm and its rate were chosen on 729 labelled validation images, more than the {labelled} labelled images "
+        f"that arms train on: with fewer to choose by the choice is less sure, data.validation_limit={labelled} shows "
+        "how much"
+    )
+    assert advice(results, training_images=labelled) == (
+        {"more to choose by than to train on": expected} if spoken else {}
+    )
+
+
+def test_the_fewest_labels_are_those_that_validation_outnumbers() -> None:
+    results = [
+        replace(each, labels=labels, arm=each.arm)
+        for labels in (50, None)
+        for each in everyone(validation=0.9)
+    ]
+    found = advice(results, training_images=1)
+    assert list(found) == ["more to choose by than to train on"]
+    assert (
+        "more than the 1 labelled image that arms train on with the fewest labels: with"
+        in (found["more to choose by than to train on"])
+    )
 
 
 def test_labels_that_bring_nothing() -> None:
@@ -268,6 +351,8 @@ def test_few_labels_are_worth_another_look() -> None:
         "few labels": "With 10 labels of each class: to see what more would bring, "
         "comparison.labels_per_class=[10,50]"
     }
+    single = [replace(each, labels=1) for each in everyone()]
+    assert advice(single)["few labels"].startswith("With 1 label of each class: ")
 
 
 @pytest.mark.parametrize(

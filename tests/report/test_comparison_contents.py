@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 
 from bnadapt.evaluation.arms import Comparison
+from bnadapt.evaluation.compare_wording import p_in_words
+from bnadapt.evaluation.resampling import mean_difference
 from bnadapt.evaluation.results import LayerShift
-from bnadapt.evaluation.verdict import points
-from bnadapt.report.comparison_contents import PAIRS, comparison_contents
+from bnadapt.report.comparison_contents import comparison_contents
 from bnadapt.report.comparison_drawings import comparison_drawings
 from bnadapt.report.comparison_material import ComparisonMaterial, summary
+from bnadapt.report.comparison_pairs import PAIRS, RESAMPLES
+from bnadapt.report.comparison_tables import p_value
 from bnadapt.report.look import Look
 from bnadapt.report.page import Code, Page, Plot, Section, Table, html, markdown
 from tests.report.comparison_examples import ARMS, material
@@ -50,14 +53,19 @@ def test_what_to_use_and_what_it_rests_on_come_first() -> None:
     assert PAGE.advice == (FULL.advice[0].sentence,)
 
 
-def test_what_the_intervals_say_is_not_said_twice() -> None:
-    said_by_intervals = [each for each in ONE.sentences if each.startswith("Against ")]
-    assert len(said_by_intervals) == 2
-    assert list(PAGE.verdict) == [each for each in ONE.sentences if each not in said_by_intervals]
-    kept = with_comparison(FULL, sentences=("Use it.", "Against all odds it won."))
-    assert comparison_contents(kept, {}).verdict == ("Use it.", "Against all odds it won.")
-    more = f"It won by {points(summary(ONE, ONE.recommended).against_reference)}, against all odds."
-    assert comparison_contents(with_comparison(FULL, sentences=(more,)), {}).verdict == (more,)
+def test_the_p_values_of_the_two_deciding_comparisons_are_told() -> None:
+    """By the sentences, and with several numbers of labels by the names beside the intervals."""
+    assert PAGE.verdict == ONE.sentences
+    best = summary(ONE, ONE.recommended)
+    for text in (html(PAGE), markdown(PAGE).replace("\\", "")):
+        told = re.findall(r"p (?:=|&lt;|<) [0-9.]+[0-9]", text)
+        for gap in (best.against_reference, best.against_untouched):
+            assert p_in_words(gap.p_value) in [each.replace("&lt;", "<") for each in told]
+    gaps = [summary(each, each.recommended).against_reference for each in LEVELS.comparisons]
+    assert LEVELS_PAGE.differences == (
+        (f"further_training, 10 labels, {p_in_words(gaps[0].p_value)}", gaps[0]),
+        (f"further_training, all labels, {p_in_words(gaps[1].p_value)}", gaps[1]),
+    )
 
 
 def test_the_reference_is_not_compared_with_itself() -> None:
@@ -157,22 +165,38 @@ def test_pairs_are_compared_over_the_seeds_on_the_same_images() -> None:
         assert float(row[3]) == pytest.approx(100 * (np.mean(first) - np.mean(second)), abs=0.051)
         low, high = (float(end) for end in row[4].split(" to "))
         assert low <= float(row[3]) <= high
+        tests = [[each.test for each in results[name]] for name in row[1:3]]
+        assert row[5] == p_value(mean_difference(*tests, resamples=RESAMPLES).p_value)
+    assert table(PAGE, "Pairs worth reading").headings[-1] == ">p"
+
+
+def test_random_weights_are_paired_with_what_differs_in_one_thing_only() -> None:
+    found = {(pair.first, pair.second): pair.question for pair in PAIRS}
+    assert found["statistics_then_affine", "random_weights"] == (
+        "gamma and beta instead of as many random weights, both on the target's statistics (after Frankle et al., 2021)"
+    )
+    assert found["procedure", "procedure_standard"] == (
+        "calibrated insertion instead of gamma 1, beta 0, mean 0, variance 1"
+    )
+    assert ("bn_only", "random_weights") not in found
 
 
 def test_a_pair_needs_both_arms_and_a_seed_in_common() -> None:
-    only = {"bn_only", "random_weights", "untouched", "further_training", "procedure"}
+    only = {"statistics_then_affine", "random_weights", "untouched", "further_training", "procedure"}
     some = material(images=100, arms=[arm for arm in ARMS if arm[0] in only])
     found = table(comparison_contents(some, {}), "Pairs worth reading")
-    assert [row[1:3] for row in found.rows] == [("bn_only", "random_weights")]
+    assert [row[1:3] for row in found.rows] == [("statistics_then_affine", "random_weights")]
     apart = replace(
         some,
-        results=tuple(each for each in some.results if each.arm != "bn_only" or each.seed == 5),
+        results=tuple(
+            each for each in some.results if each.arm != "statistics_then_affine" or each.seed == 5
+        ),
     )
     assert "Pairs worth reading" not in [each.title for each in comparison_contents(apart, {}).sections]
 
 
 def test_pairs_name_their_number_of_labels_where_there_are_several() -> None:
-    names = {"bn_only", "random_weights", "untouched", "further_training"}
+    names = {"statistics_then_affine", "random_weights", "untouched", "further_training"}
     levels = material(labels=(10, None), images=100, arms=[arm for arm in ARMS if arm[0] in names])
     found = table(comparison_contents(levels, {}), "Pairs worth reading")
     assert [row[1] for row in found.rows] == ["10 labels per class", "all labels"]

@@ -35,7 +35,11 @@ def test_a_number_of_labels_in_words(labels: int | None, words: str) -> None:
 
 @pytest.mark.parametrize(
     ("levels", "words"),
-    [([1, 10, 50], "1, 10 and 50 labels per class"), ([10, None], "10 and all labels per class")],
+    [
+        ([1, 10, 50], "1, 10 and 50 labels per class"),
+        ([10, None], "10 and all labels per class"),
+        ([None, 10, 1], "1, 10 and all labels per class"),
+    ],
 )
 def test_several_numbers_of_labels_in_words(levels: list[int | None], words: str) -> None:
     assert levels_in_words(levels) == words

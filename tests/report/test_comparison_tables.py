@@ -42,6 +42,12 @@ def test_the_table_holds_every_arm_with_its_numbers() -> None:
     assert "* recommended   ^ best in hindsight   = reference" in text
 
 
+def test_one_arm_is_no_several() -> None:
+    lone = material(images=100, arms=ARMS[:2], seeds=(0,)).comparisons[0]
+    lone = replace(lone, arms=lone.arms[:1])
+    assert printed(comparison_table(lone)).startswith("1 arm, 10 labels per class")
+
+
 def test_signs_mark_the_arms_that_matter() -> None:
     found = material()
     comparison = found.comparisons[0]
