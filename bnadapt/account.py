@@ -34,7 +34,6 @@ from bnadapt.start import Start
 from bnadapt.tracking.runs import PipelineRun
 from bnadapt.tracking.store import Tracker
 from bnadapt.tracking.ui import ui_command, ui_url
-from bnadapt.tracking.versions import versions
 
 PLAN_WIDTH = 120
 
@@ -152,7 +151,7 @@ def _material(start: Start, ledger: Ledger, verdict: Verdict | None) -> Material
         changes=changes,
         changed_images=images,
         command=ledger.run.command,
-        versions=versions(),
+        versions=start.versions,
         seeds=_seeds(settings),
         configuration=ledger.run.config_yaml,
         run_id=ledger.run.run_id,

@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import bnadapt.config
 from bnadapt.checks import check
+from bnadapt.checks.words import require_used_words
 from bnadapt.config import Settings
 from bnadapt.errors import BnadaptError, SettingsError, TrackingError
 from bnadapt.stages import require_stages
@@ -31,6 +32,14 @@ from bnadapt.startup import start_tensorflow
 from bnadapt.tracking.environment import prepare_environment, resolve_uri, sqlite_path
 
 FAILED, MISTAKE_ON_THE_COMMAND_LINE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+
+# By the class of their settings: what entries are, their group, and what a file of it holds.
+_IN_FILES = {
+    "StageSettings": ("a stage", "schedule", "a schedule"),
+    "RangeSettings": ("a range", "search", "a space"),
+    "ArmSettings": ("an arm", "comparison", "arms"),
+    "ArmStageSettings": ("a stage of an arm", "comparison", "arms"),
+}
 
 _log = logging.getLogger(__name__)
 
@@ -52,8 +61,8 @@ def main() -> NoReturn:
     except (BnadaptError, HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         failures.append(error)
         _print_error(error, wants_traceback)
-    except KeyboardInterrupt:
-        print("\nbnadapt: interrupted; the stages that had finished are in MLflow.", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print("; ".join(["\nbnadapt: interrupted", *interrupt.args]), file=sys.stderr)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         # The reader of our output has gone; Python would complain once more when it flushes at the end.
@@ -110,7 +119,10 @@ def _run(config: DictConfig, failures: list[Exception], wants_traceback: bool) -
         prepare_environment(settings.tracking.telemetry)
         print("starting TensorFlow ...", flush=True)  # seconds of silence otherwise
         start_tensorflow()
-        _task(settings)(settings, run_directory, command=command, tags=_tags())
+        try:
+            _task(settings)(settings, run_directory, command=command, tags=_tags())
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(_kept(settings)) from None
     except Exception as error:
         failures.append(error)
         _log.info("failed", exc_info=True)
@@ -130,6 +142,15 @@ def _task(settings: Settings) -> Callable[..., object]:
     from bnadapt.pipeline import run_pipeline
 
     return run_pipeline
+
+
+def _kept(settings: Settings) -> str:
+    """What is left of a run that was interrupted."""
+    if settings.comparison.arms:
+        return "the arms that had ended are in MLflow; the same command begins anew."
+    if settings.search.space:
+        return "the trials that had ended are kept; the same command goes on with them."
+    return "the stages that had finished are in MLflow."
 
 
 def _tags() -> dict[str, str]:
@@ -157,6 +178,7 @@ def _command() -> list[str]:
 
 def _check_before_tensorflow(settings: Settings, command: list[str]) -> None:
     """Find what is missing before seconds are spent on importing TensorFlow."""
+    require_used_words(settings, command)
     resolve_uri(settings.tracking.uri, Path.cwd())
     if settings.from_run is None:
         require_stages(settings, (), command)
@@ -172,9 +194,7 @@ def _check_before_tensorflow(settings: Settings, command: list[str]) -> None:
             "such as models:/NAME/1"
         )
     if patch is not None and not Path(patch).is_file():
-        raise SettingsError(
-            f"model.patch={patch}: there is no such file; give a best.patch of an earlier run"
-        )
+        raise SettingsError(f"model.patch={patch}: there is no such file; give best.patch of an earlier run")
 
 
 def _open_ui(overrides: list[str]) -> NoReturn:
@@ -247,10 +267,12 @@ def _explain_composition(error: Exception) -> str:
         return f"{place}{key[1]}: must be a list; write {key[1]}=[...]"
     if key is None:
         return place + re.split(r"\s*(?:\nSee https|\n\s*Config search path)", str(error))[0]
-    if "is not a subclass of StageSettings" in text:
+    entry = re.search(r"is not a subclass of (\w+)", text)
+    if entry is not None and entry[1] in _IN_FILES:
+        what, group, whole = _IN_FILES[entry[1]]
         return (
-            "a stage cannot be added on the command line; put a schedule of your own into a file, "
-            "mine/schedule/NAME.yaml, and choose it: --config-dir mine schedule=NAME"
+            f"{what} cannot be added on the command line; put {whole} of your own into a file, "
+            f"mine/{group}/NAME.yaml, and choose it: --config-dir mine {group}=NAME"
         )
     unknown = re.search(r"Key '([^']*)' (?:not in '(\w+)'|is not in struct)", text)
     if unknown is None:

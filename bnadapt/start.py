@@ -16,6 +16,7 @@ from bnadapt.config import (
     stage_order,
 )
 from bnadapt.data.load import Description, choose_image_shape, describe, load
+from bnadapt.data.overlap import overlap_notes
 from bnadapt.data.splits import Splits
 from bnadapt.errors import StageError
 from bnadapt.identity import overrides, parameters_of_run, run_name
@@ -32,6 +33,7 @@ from bnadapt.surgery.sites import Sites
 from bnadapt.tracking.history import StoredStage, parameters_of, stages_of
 from bnadapt.tracking.models import load_model
 from bnadapt.tracking.store import Tracker
+from bnadapt.tracking.versions import versions
 
 AUTO = "auto"
 
@@ -53,6 +55,7 @@ class Start:
         notes: What the user should know of data and network.
         parameters: What users vary, to record with the run.
         run_name: Of the run, what differs between runs first.
+        versions: Which programs run, as they were when this start was made.
     """
 
     network: keras.Model
@@ -67,6 +70,7 @@ class Start:
     notes: tuple[str, ...]
     parameters: dict[str, str]
     run_name: str
+    versions: Mapping[str, str]
 
     @property
     def transfers(self) -> bool:
@@ -93,6 +97,7 @@ def prepare(
         StageError: a chosen stage needs another one's result that is not there.
         DataError, ModelError, SurgeryError, TrackingError: as their names say.
     """
+    running = versions()  # now: a checkout may change while a run takes its hours
     read = read or load
     keras.utils.clear_session()  # what an earlier job of a sweep left
     stages = chosen_stages(settings)
@@ -116,6 +121,7 @@ def prepare(
     sites, plan = rehearse(settings, stages, fitted.network, on_target.network, how)
     notes = [*fitted.notes, *splits.notes, *notes_on_statistics(settings, on_target.network, same)]
     if not same:
+        notes += overlap_notes(source_splits, splits)
         notes += [f"{source_splits.name}: {note}" for note in source_splits.notes]
         notes += [f"{splits.name}: {note}" for note in on_target.notes]
         if on_target.new_head is None and source.classes != target.classes:
@@ -135,6 +141,7 @@ def prepare(
         notes=tuple(notes),
         parameters=parameters | overrides(command),
         run_name=settings.tracking.run_name or run_name(parameters),
+        versions=running,
     )
 
 

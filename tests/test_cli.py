@@ -1,12 +1,18 @@
 """The command as a user types it: what it prints, how fast it says no, and its exit codes."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+
+from bnadapt.checks.words import require_used_words
+from bnadapt.config import ArmSettings, Settings
+from bnadapt.errors import SettingsError
+from tests.command import start
 
 SECONDS_TO_SAY_NO = 10  # about one on an idle machine; never the ten and more that importing TensorFlow adds
 
@@ -44,6 +50,35 @@ MISTAKES = [
         ["+schedule.polish.epochs=2"],
         2,
         "a stage cannot be added on the command line; put a schedule of your own",
+    ),
+    (
+        ["experiment=search", "+search.space.rate.key=schedule.adapt.learning_rate"],
+        2,
+        "a range cannot be added on the command line; put a space of your own into a file, mine/search/NAME.yaml, and "
+        "choose it: --config-dir mine search=NAME",
+    ),
+    (
+        ["experiment=compare", "+comparison.arms.mine.position=chosen"],
+        2,
+        "an arm cannot be added on the command line; put arms of your own into a file, mine/comparison/NAME.yaml, and "
+        "choose it: --config-dir mine comparison=NAME",
+    ),
+    (
+        ["experiment=compare", "+comparison.arms.head.schedule.polish.share=1"],
+        2,
+        "a stage of an arm cannot be added on the command line; put arms of your own into a file",
+    ),
+    (
+        ["experiment=search", "schedule=bn_only"],
+        1,
+        "search.space.finetune_rate.key=schedule.finetune.learning_rate: there is no such setting; did you mean "
+        "schedule.adapt.learning_rate or schedule.adapt.find_rate, or leave the range out: ~search.space.finetune_rate",
+    ),
+    (
+        ["experiment=compare", "schedule=bn_only", "evaluation.control=false"],
+        1,
+        "schedule=bn_only is not used by a comparison: arms have stages of their own: "
+        "comparison.arms.NAME.schedule\n  evaluation.control=false is not used by a comparison: the reference arm is",
     ),
     (["data"], 2, "Error parsing override 'data'"),
     (["--bogus"], 2, "unrecognized arguments: --bogus"),
@@ -87,6 +122,70 @@ def test_a_mistake_gets_one_clear_message_and_no_traceback(
     assert result.returncode == code
     assert "Traceback" not in result.stderr + result.stdout
     assert time.monotonic() - start < SECONDS_TO_SAY_NO
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("schedule=bn_only", "comparison.arms.NAME.schedule"),
+        ("schedule.adapt.epochs=3", "comparison.arms.NAME.schedule"),
+        ("+schedule.adapt.epochs=3", "comparison.arms.NAME.schedule"),
+        ("~schedule.adapt", "comparison.arms.NAME.schedule"),
+        ("insertion.init=standard", "comparison.arms.NAME.init"),
+        ("evaluation.control=false", "comparison.reference=NAME"),
+        ("schedule", None),  # the directory of --config-dir, say
+        ("insertion.momentum=0.9", None),
+        ("comparison.steps=30", None),
+        ("experiment=schedule.adapt", None),
+        ("schedules.adapt=3", None),
+    ],
+)
+def test_a_comparison_refuses_words_that_its_arms_would_not_look_at(word: str, message: str | None) -> None:
+    command = ["bnadapt", "experiment=compare", word]
+    settings = Settings()
+    require_used_words(settings, command)
+    settings.comparison.arms["untouched"] = ArmSettings()
+    if message is None:
+        require_used_words(settings, command)
+        return
+    with pytest.raises(SettingsError) as error:
+        require_used_words(settings, command)
+    assert str(error.value).startswith(f"{word} is not used by a comparison: ")
+    assert str(error.value).endswith(message)
+
+
+QUICK_BASELINE = ["baseline.epochs=3", "model.widths=[16]", "tracking.system_metrics=false"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "sign", "message"),
+    [
+        (
+            ["experiment=search", *QUICK_BASELINE, "schedule.adapt.epochs=1000000"],
+            "baseline: ",
+            "bnadapt: interrupted; the trials that had ended are kept; the same command goes on with them.",
+        ),
+        (
+            ["experiment=compare", *QUICK_BASELINE, "comparison.steps=100000000"],
+            "  1/",
+            "bnadapt: interrupted; the arms that had ended are in MLflow; the same command begins anew.",
+        ),
+    ],
+)
+def test_an_interrupt_says_what_is_kept(
+    arguments: list[str], sign: str, message: str, tmp_path: Path
+) -> None:
+    process = start(*arguments, cwd=tmp_path)
+    assert process.stdout is not None
+    for text in process.stdout:
+        if sign in text:
+            break
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert message in errors
+    assert "Traceback" not in errors
+    assert process.returncode == 130
 
 
 def test_a_traceback_comes_only_when_asked_for(tmp_path: Path) -> None:

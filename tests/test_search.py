@@ -1,5 +1,6 @@
 """A search goes on where it was, says what it found, and looks at validation alone."""
 
+import gc
 import os
 import shutil
 import signal
@@ -50,7 +51,7 @@ class Searched:
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Searched:
-    """Three processes' worth of one search: the first trial, five more, and one that a crash cut off."""
+    """Two processes' worth of one search: the first trial, then two more and one that a crash cut off."""
     directory = tmp_path_factory.mktemp("search")
     seen: list[Splits] = []
     outputs = []
@@ -70,25 +71,29 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Searched:
         outputs.append((directory / "printed").read_text())
         return outcome
 
+    gc.freeze()  # every trial collects garbage: not through all the libraries
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(directory)
         patch.setenv("XDG_CACHE_HOME", str(directory / "cache"))
         patch.setenv("COLUMNS", "100")
         patch.setattr(bnadapt_start, "load", load)
+        # Two trials to compare with instead of five: the others would only take time.
+        patch.setattr("bnadapt.search.trial.STARTUP_TRIALS", 2)
+        patch.setattr("bnadapt.search.trial.COMPARED", 2)
         patch.setattr(
             "bnadapt.search.run.Console", lambda **options: console_into(directory / "printed", options)
         )
         first = go(1, 1)
         study = optuna.load_study(study_name=first.study, storage=f"sqlite:///{directory}/search.db")
-        for rate in (1e-3, 1e30, 3e-4, 2e-4, 5e-4):
-            study.enqueue_trial({"policy": "batch", "finetune_rate": rate})
-        go(6, 2)
         study.enqueue_trial(BAD)
         cut_off = study.ask()
         left = MlflowClient(f"sqlite:///{directory}/mlflow.db").create_run("1", run_name="left running")
         draw(cut_off, quick())
         cut_off.set_user_attr("run_id", left.info.run_id)
-        last = go(7, 3)
+        for rate in (1e-3, 1e30):
+            study.enqueue_trial({"policy": "batch", "finetune_rate": rate})
+        last = go(4, 2)
+    gc.unfreeze()
     return Searched(directory, outputs, last, seen)
 
 
@@ -106,15 +111,9 @@ def test_the_first_trial_is_the_settings_as_they_stand(searched: Searched) -> No
 
 def test_trials_are_what_became_of_them(searched: Searched) -> None:
     trials = searched.outcome.trials
-    assert [trial.place for trial in trials] == [1, 2, 3, 4, 5, 6, 7]
-    assert [trial.values[FINETUNE] for trial in trials] == [1e-4, 1e-3, 1e30, 3e-4, 2e-4, 5e-4, 10.0]
-    assert [trial.state for trial in trials] == [
-        "complete",
-        "complete",
-        "failed",
-        *["complete"] * 3,
-        "pruned",
-    ]
+    assert [trial.place for trial in trials] == [1, 2, 3, 4]
+    assert [trial.values[FINETUNE] for trial in trials] == [1e-4, 1e-3, 1e30, 10.0]
+    assert [trial.state for trial in trials] == ["complete", "complete", "failed", "pruned"]
     assert "stage finetune: the loss is" in trials[2].error
     assert "lower its learning_rate (now 1e+30)" in trials[2].error
     best = max((trial for trial in trials if trial.score is not None), key=lambda trial: trial.score or 0)
@@ -122,20 +121,19 @@ def test_trials_are_what_became_of_them(searched: Searched) -> None:
 
 
 def test_a_search_goes_on_and_repeats_what_was_cut_off(searched: Searched) -> None:
-    first, second, third = searched.outputs
-    assert "1 trials, in sqlite:///search.db" in first
-    assert "1 of 6 trials were there already" in second
-    assert "6 of 7 trials were there already\n  one that had not ended is tried again" in third
+    first, second = searched.outputs
+    assert "1 trial, in sqlite:///search.db" in first
+    assert "1 of 4 trials was there already\n  one that had not ended is tried again" in second
     assert "shared by all trials" in first
-    for output in (second, third):
-        assert "baseline: as trained before, from " in output
-        assert "shared by all trials" not in output
+    assert "baseline: as trained before, from " in second
+    assert "shared by all trials" not in second
     states = [trial.state.name for trial in searched.study.trials]
-    assert states == ["COMPLETE", "COMPLETE", "FAIL", "COMPLETE", "COMPLETE", "COMPLETE", "FAIL", "PRUNED"]
-    assert searched.study.trials[6].params == searched.study.trials[7].params == BAD
-    assert len(finished(searched.study)) == 7
+    assert states == ["COMPLETE", "FAIL", "COMPLETE", "FAIL", "PRUNED"]
+    assert searched.study.trials[1].params == searched.study.trials[4].params == BAD
+    assert len(finished(searched.study)) == 4
 
 
+@pytest.mark.slow
 def test_the_scores_are_those_of_the_pipeline_with_these_settings(
     searched: Searched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,12 +153,12 @@ def test_the_scores_are_those_of_the_pipeline_with_these_settings(
 
 
 def test_the_test_images_are_not_read(searched: Searched) -> None:
-    assert len(searched.splits) == 3
+    assert len(searched.splits) == 2
     for splits in searched.splits:
         assert isinstance(splits.test, ArraySplit)
         assert splits.train._decoded is not None
         assert splits.test._decoded is None
-    assert "The test images have not been looked at." in searched.outputs[2]
+    assert "The test images have not been looked at." in searched.outputs[1]
 
 
 def test_every_trial_is_a_run_below_the_searches(searched: Searched) -> None:
@@ -173,7 +171,7 @@ def test_every_trial_is_a_run_below_the_searches(searched: Searched) -> None:
     assert parent.info.status == "FINISHED"
     runs = client.search_runs(["1"], order_by=["start_time ASC"])
     trials = {run.info.run_name: run for run in runs if run.info.run_name.endswith("_trial")}
-    assert list(trials) == [f"{place}_trial" for place in range(1, 8)]
+    assert list(trials) == [f"{place}_trial" for place in range(1, 5)]
     for trial in searched.outcome.trials:
         run = trials[f"{trial.place}_trial"]
         assert float(run.data.params[FINETUNE]) == trial.values[FINETUNE]
@@ -182,7 +180,7 @@ def test_every_trial_is_a_run_below_the_searches(searched: Searched) -> None:
     whole = trials["2_trial"].info.run_id
     assert [each.step for each in client.get_metric_history(whole, "val_loss")] == [0, 1, 2, 3, 3]
     assert trials["2_trial"].data.metrics["val_accuracy"] == searched.outcome.trials[1].accuracy
-    pruned = client.get_metric_history(trials["7_trial"].info.run_id, "val_loss")
+    pruned = client.get_metric_history(trials["4_trial"].info.run_id, "val_loss")
     assert [each.step for each in pruned] == [0, 1]  # two epochs were spared
     (left,) = [run for run in runs if run.info.run_name == "left running"]
     assert left.info.status == "KILLED"
@@ -196,7 +194,7 @@ def test_the_baseline_is_kept_with_the_hash_of_its_weights(searched: Searched) -
 
 
 def test_plots_and_table_lie_with_the_run(searched: Searched, tmp_path: Path) -> None:
-    out = searched.directory / "out3" / "plots"
+    out = searched.directory / "out2" / "plots"
     assert {path.name for path in out.iterdir()} == {"search.png", "settings.png"}
     client = searched.client
     files = {file.path for file in client.list_artifacts(searched.outcome.run_id)}
@@ -206,32 +204,31 @@ def test_plots_and_table_lie_with_the_run(searched: Searched, tmp_path: Path) ->
         "trial,schedule.finetune.learning_rate,schedule.finetune.normalize,state,best_stage,val_accuracy,val_loss,"
         "seconds,error"
     )
-    assert len([row for row in table.splitlines() if row.startswith(tuple("1234567"))]) == 7
+    assert len([row for row in table.splitlines() if row.startswith(tuple("123456789"))]) == 4
 
 
 def test_the_outcome_says_what_was_gained_and_how_to_go_on(searched: Searched) -> None:
-    text = searched.outputs[2]
-    assert f"best by validation: trial {searched.outcome.best.place} of 7, " in text
+    text = searched.outputs[1]
+    assert f"best by validation: trial {searched.outcome.best.place} of 4, " in text
     assert "the settings as they stand" in text
     assert "the baseline, without batch normalization: " in text
     assert searched.outcome.command in text
-    assert "more trials: bnadapt experiment=search search.trials=14" in text
+    assert "more trials: bnadapt experiment=search search.trials=8" in text
 
 
-def test_a_study_of_other_settings_is_refused(searched: Searched, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+def test_nothing_is_recorded_where_a_study_of_other_settings_is_refused(
+    searched: Searched, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(searched.directory)
     monkeypatch.setenv("XDG_CACHE_HOME", str(searched.directory / "cache"))
     settings = quick(study=searched.outcome.study, trials=9)
     settings.schedule["finetune"].epochs = 4
-    settings.search.space["finetune_rate"].high = 1.0
     runs = len(searched.client.search_runs(["1"]))
-    with pytest.raises(SettingsError) as error:
+    with pytest.raises(
+        SettingsError, match=f"search.study={searched.outcome.study}: its trials were made with"
+    ):
         run_search(settings, searched.directory / "refused")
-    assert f"search.study={searched.outcome.study}: its trials were made with other settings" in str(
-        error.value
-    )
-    assert "schedule.finetune.epochs was 3, is 4" in str(error.value)
-    assert "search.space.finetune_rate was {'key'" in str(error.value)
     assert len(searched.client.search_runs(["1"])) == runs
 
 
@@ -250,12 +247,12 @@ def test_a_lost_baseline_is_trained_again_and_settings_outside_the_space_are_sco
     path.write_bytes(path.read_bytes()[:1000])
     study = optuna.load_study(study_name=searched.outcome.study, storage=f"sqlite:///{tmp_path}/search.db")
     study.enqueue_trial({"policy": "batch", "finetune_rate": 1e-4})
-    again = run_search(quick(trials=8, pruning=False), tmp_path / "out")
+    again = run_search(quick(trials=5, pruning=False), tmp_path / "out")
     assert (
         "baseline.keras no longer holds the network of this study; it is trained again" in printed.read_text()
     )
     assert "compare across with care" not in printed.read_text()  # the same weights by the same seed
-    assert (again.trials[7].accuracy, again.trials[7].loss) == (
+    assert (again.trials[4].accuracy, again.trials[4].loss) == (
         again.trials[0].accuracy,
         again.trials[0].loss,
     )

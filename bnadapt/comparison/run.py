@@ -1,6 +1,5 @@
 """The comparison, in order: repetitions with their baselines and arms, then the test images, then the choice."""
 
-import gc
 import math
 import shlex
 import shutil
@@ -180,7 +179,6 @@ def _attempt(
 ) -> _Attempt:
     """Do the arm's stages one after the other; the best of them by validation is left in the file."""
     keras.utils.clear_session()  # else every network that was ever trained stays in memory
-    gc.collect()
     procedure = Procedure(settings, start, work.silent)
     begin = networks.inserted(procedure)
     stage, scores = BASELINE, networks.scores[begin]

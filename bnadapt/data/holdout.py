@@ -96,11 +96,11 @@ def with_labels(train: Share, labels: np.ndarray, settings: DataSettings) -> tup
     generator = np.random.MT19937(np.random.SeedSequence(settings.labels_seed))
     order = np.random.RandomState(generator).permutation(len(labels))
     mine = order[np.isin(order, train.indices)]
-    chosen, short = [], 0
+    chosen, sizes = [], []
     for label in np.unique(labels[train.indices]):
         of_class = mine[labels[mine] == label]
         count = settings.labels_per_class or max(1, round(len(of_class) * (settings.labels_fraction or 0)))
-        short += len(of_class) < count
+        sizes.append(len(of_class))
         chosen.append(of_class[:count])
     indices = np.sort(np.concatenate(chosen))
     wanted = (
@@ -108,13 +108,22 @@ def with_labels(train: Share, labels: np.ndarray, settings: DataSettings) -> tup
         if settings.labels_per_class
         else f"data.labels_fraction={settings.labels_fraction}"
     )
-    notes = [
-        f"train: labels of {len(indices)} of the {len(train.indices)} images ({wanted}, "
-        f"data.labels_seed={settings.labels_seed}); the others serve statistics only"
-    ]
+    every = len(indices) == len(train.indices)
+    notes = []
+    if not every:
+        notes.append(
+            f"train: labels of {len(indices):,} of the {len(train.indices):,} images ({wanted}, "
+            f"data.labels_seed={settings.labels_seed}); the others serve statistics only"
+        )
+    short = sum(size < (settings.labels_per_class or 0) for size in sizes)
     if short:
-        notes.append(f"classes with fewer than {settings.labels_per_class} training images: {short}")
-    return Share(train.part, indices), notes
+        some = f"{short} of {len(sizes)} classes {'has' if short == 1 else 'have'}"
+        classes = "every class has" if short == len(sizes) else some
+        notes.append(
+            f"train: {classes} fewer images than {wanted} (the smallest {min(sizes):,}, the largest {max(sizes):,})"
+            + (": that is all labels" if every else "")
+        )
+    return (train, notes) if every else (Share(train.part, indices), notes)
 
 
 def _require_distinct(parts: Mapping[str, str | None]) -> None:

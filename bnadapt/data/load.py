@@ -126,6 +126,7 @@ def load(settings: DataSettings, image_shape: tuple[int, int, int]) -> Splits:
         splits["test"],
         digest,
         tuple(notes),
+        {role: _fingerprints(records[shares[role].part].digests, shares[role].indices) for role in _ROLES},
     )
 
 
@@ -193,7 +194,9 @@ def _shape_notes(source: Source, image_shape: tuple[int, int, int]) -> list[str]
         stored = f"{source.image_shape[0]}x{source.image_shape[1]}"
         notes.append(f"images are resized from {stored} to {height}x{width} pixels")
     if source.channels != channels:
-        notes.append(f"images are converted from {source.channels} to {channels} channels")
+        notes.append(
+            f"images are converted from {source.channels} to {channels} channel{'s' * (channels != 1)}"
+        )
     return notes
 
 
@@ -211,8 +214,14 @@ def _content_notes(source: Source, shares: dict[str, Share], records: dict[str, 
         repeated = sum(digests[index] in trained for index in share.indices)
         if repeated:
             total = len(share.indices)
-            notes.append(f"{role}: {repeated} of {total} images are in train as well, byte for byte")
+            verb = "is" if repeated == 1 else "are"
+            notes.append(f"{role}: {repeated} of {total} images {verb} in train as well, byte for byte")
     return notes
+
+
+def _fingerprints(digests: list[bytes], indices: np.ndarray) -> np.ndarray:
+    """Eight bytes of each digest: as good as unique among millions, and small enough to keep."""
+    return np.frombuffer(b"".join(digests[index][:8] for index in indices), np.uint64)
 
 
 def _digest(

@@ -79,7 +79,7 @@ def require_channels(present: int, wanted: int) -> None:
     """Raise a DataError where images cannot be converted to the wanted number of channels."""
     if present != wanted and (wanted not in (1, 3) or present not in (1, 2, 3, 4)):
         raise DataError(
-            f"the network takes images of {wanted} channels and the data have {present}; "
+            f"the network takes images of {wanted} channel{'s' * (wanted != 1)} and the data have {present}; "
             "only grey and RGB (1 and 3 channels) can be made from other images"
         )
 

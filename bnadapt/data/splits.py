@@ -1,8 +1,8 @@
 """Train, validation and test as sequences of images and labels that come in the same order every time."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import tensorflow as tf
@@ -215,6 +215,8 @@ class Splits:
         digest: SHA-256 over classes, image shape, and the encoded images and labels of the three splits
             in their order; 64 hexadecimal digits. Equal in every process, whatever the memory limit.
         notes: Sentences that the user should read: what was held out, resized, left out.
+        fingerprints: By ``train``, ``validation`` and ``test`` the first 64 bits of every encoded image's
+            SHA-256 in the split's order, uint64; empty where they are not known.
     """
 
     name: str
@@ -226,6 +228,7 @@ class Splits:
     test: Split
     digest: str
     notes: tuple[str, ...]
+    fingerprints: Mapping[str, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
 
 
 def permutation(size: int | tf.Tensor, seed: int, epoch: tf.Tensor, block: int | tf.Tensor = 0) -> tf.Tensor:

@@ -44,7 +44,8 @@ def make_baseline(work: Work) -> None:
     study.set_user_attr(BASELINE_ACCURACY, scores.accuracy)
     study.set_user_attr(BASELINE_DIGEST, digest)  # last: what it names is whole
     work.say(
-        f"baseline: {100 * scores.accuracy:.2f} % of {work.images:,} validation images, shared by all trials"
+        f"baseline: {100 * scores.accuracy:.2f} % of {work.images:,} validation "
+        f"image{'s' * (work.images != 1)}, shared by all trials"
     )
 
 

@@ -68,6 +68,11 @@ def line(found: Tried, best: Tried | None, settings: Settings) -> str:
     return f"trial {number} of {total}: {values}: {result_in_words(found)}{so_far}; {duration(found.seconds)}"
 
 
+def trials_in_words(count: int) -> str:
+    """``1 trial``, ``20 trials``."""
+    return f"{count:,} {'trial' if count == 1 else 'trials'}"
+
+
 def result_in_words(found: Tried) -> str:
     """What came of a trial."""
     if found.error:
@@ -145,8 +150,8 @@ def record(run: PipelineRun, run_directory: Path, material: Material, study: opt
     )
     values = "\n".join(f"* `{key}={as_override(value)}`" for key, value in best.values.items())
     run.describe(
-        f"Best of {len(material.trials)} trials: {best.place}, {result_in_words(best)}, on the validation images "
-        f"alone.\n\n{values}\n\nWith these settings: `{material.command}`"
+        f"Best of {trials_in_words(len(material.trials))}: {best.place}, {result_in_words(best)}, on the validation "
+        f"images alone.\n\n{values}\n\nWith these settings: `{material.command}`"
     )
     matters = importances(study, material.settings.seed)
     if matters:
@@ -168,7 +173,7 @@ def print_outcome(console: Console, material: Material, study: optuna.Study) -> 
     console.print()
     console.print(
         f"best by validation: trial {best.place} of {len(material.trials)}, {percent(best.accuracy or 0)} of "
-        f"{material.images:,} images right after {best.stage} (loss {best.loss:.4f})"
+        f"{_images(material.images)} right after {best.stage} (loss {best.loss:.4f})"
     )
     for text in _compared(material):
         console.print(text, soft_wrap=True)
@@ -211,9 +216,16 @@ def _compared(material: Material) -> list[str]:
 def _difference(best: Tried, before: Tried, images: int) -> str:
     gain = (best.accuracy or 0) - (before.accuracy or 0)
     count = round(gain * images)
+    # Outside the space they are no trial, and may be better than all of them.
+    unbeaten = best.score is not None and before.score is not None and before.score >= best.score
+    end = ": no trial did better, leave them as they stand" if unbeaten else ""
     if count == 0:
-        return "as many; the lower loss decided"
-    return f"{100 * gain:.2f} points less, {count} {'image' if count == 1 else 'images'}"
+        return "as many" + (end or "; the lower loss decided")
+    return f"{100 * abs(gain):.2f} points {'less' if count > 0 else 'more'}, {_images(abs(count))}{end}"
+
+
+def _images(count: int) -> str:
+    return f"{count:,} {'image' if count == 1 else 'images'}"
 
 
 def _at_an_end(material: Material) -> list[str]:

@@ -1,6 +1,5 @@
 """The search, in order: the shared baseline, the settings as they stand, the trials, and what came out."""
 
-import gc
 import os
 import shlex
 import time
@@ -155,9 +154,10 @@ def _take_up(work: Work) -> None:
         attempt(f"the end of run {run_id}", partial(_mark_killed, work.tracker, run_id))
     study.set_user_attr(RUN, work.run.run_id)
     work.say(
-        f"study {study.study_name}: {there} of {total} trials were there already"
+        f"study {study.study_name}: {there} of {outcome.trials_in_words(total)} {'was' if there == 1 else 'were'} "
+        "there already"
         if there or cut_off
-        else f"study {study.study_name}: {total} trials, in {work.settings.search.storage}"
+        else f"study {study.study_name}: {outcome.trials_in_words(total)}, in {work.settings.search.storage}"
     )
     if cut_off:
         work.say(
@@ -209,8 +209,7 @@ def _trials(work: Work) -> None:
 
 def _try(work: Work, trial: optuna.Trial | None, place: int, values: dict[str, Any]) -> Tried:
     """Try values in a run of their own; what cannot work fails the trial and not the search."""
-    keras.utils.clear_session()  # hundreds of networks would stay in memory
-    gc.collect()
+    keras.utils.clear_session()  # hundreds of networks would stay in memory; collects garbage, too
     began = time.monotonic()
     label = AS_THEY_STAND if trial is None else "trial"
     found = Tried(place, values, "failed")
@@ -271,8 +270,8 @@ def _material(work: Work, command: Sequence[str]) -> outcome.Material:
     if best is None:
         last = next((each.error for each in reversed(trials) if each.error), "all were pruned")
         raise StageError(
-            f"none of {len(trials)} trials reached its end; the last one: {last}. Narrow search.space, and begin "
-            "another study: search.study=NAME"
+            f"no trial of {len(trials)} reached its end; the last one: {last}. Narrow search.space, and begin another "
+            "study: search.study=NAME"
         )
     kept = study.user_attrs.get(STANDING)
     now = standing(work.settings)

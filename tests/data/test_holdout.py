@@ -136,8 +136,41 @@ def test_more_labels_only_add_images() -> None:
     assert notes == [
         "train: labels of 12 of the 42 images (data.labels_per_class=5, data.labels_seed=0); the others serve "
         "statistics only",
-        "classes with fewer than 5 training images: 1",
+        "train: 1 of 3 classes has fewer images than data.labels_per_class=5 (the smallest 2, the largest 25)",
     ]
+    _, notes = labelled(labels_per_class=20)
+    assert (
+        notes[1]
+        == "train: 2 of 3 classes have fewer images than data.labels_per_class=20 (the smallest 2, the largest 25)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "notes"),
+    [
+        (
+            {"labels_per_class": 1000},
+            [
+                "train: every class has fewer images than data.labels_per_class=1000 (the smallest 2, the largest 25): "
+                "that is all labels"
+            ],
+        ),
+        (
+            {"labels_per_class": 25},  # one class has just as many
+            [
+                "train: 2 of 3 classes have fewer images than data.labels_per_class=25 (the smallest 2, the largest "
+                "25): that is all labels"
+            ],
+        ),
+        ({"labels_fraction": 1.0}, []),
+    ],
+)
+def test_more_labels_than_there_are_is_all_of_them_and_says_how_many(
+    settings: dict[str, float], notes: list[str]
+) -> None:
+    share, found = with_labels(EVERY_SECOND, LABELS, DataSettings(**settings))  # type: ignore[arg-type]
+    assert share is EVERY_SECOND
+    assert found == notes
 
 
 def test_a_fraction_is_one_of_each_class_and_never_nothing() -> None:

@@ -163,7 +163,7 @@ def test_resizing_and_conversion_are_mentioned(settings: Make) -> None:
     assert images_of(splits.test).shape == (20, 12, 12, 1)
     assert splits.notes[1:] == (
         "images are resized from 6x5 to 12x12 pixels",
-        "images are converted from 3 to 1 channels",
+        "images are converted from 3 to 1 channel",
     )
 
 

@@ -2,6 +2,7 @@
 
 import math
 import shlex
+from io import StringIO
 from pathlib import Path
 
 import optuna
@@ -10,14 +11,23 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from bnadapt.cli import configuration_directory, settings_from
 from bnadapt.config import Settings, StageSettings
 from bnadapt.errors import SettingsError
-from bnadapt.search.outcome import command_for_more, command_with, importances, line
-from bnadapt.search.study import Tried, best_of, folder_of, opened, storage_url, study_name
+from bnadapt.search.outcome import (
+    Material,
+    command_for_more,
+    command_with,
+    importances,
+    line,
+    print_outcome,
+)
+from bnadapt.search.space import as_drawn, standing
+from bnadapt.search.study import Tried, best_of, folder_of, identity, opened, storage_url, study_name
 from bnadapt.search.trial import PER_STAGE, objective, pruner
-from tests.searches import ADAPT, FINETUNE, in_memory, small
+from tests.searches import ADAPT, FINETUNE, in_memory, small, with_range
 
 # What a trial is worth.
 
@@ -112,6 +122,29 @@ def test_two_processes_do_not_search_in_one_study(tmp_path: Path) -> None:
         pass
 
 
+def test_a_study_of_other_settings_is_refused(tmp_path: Path) -> None:
+    url = storage_url("sqlite:///search.db", tmp_path)
+    settings = small()
+    with opened(settings, "one", identity(settings, {"data (SHA-256)": "a"}), url, tmp_path / "one"):
+        pass
+    settings.search.trials = 99  # more of them is no other search
+    with opened(settings, "one", identity(settings, {"data (SHA-256)": "a"}), url, tmp_path / "one"):
+        pass
+    settings.schedule["finetune"].epochs = 4
+    settings.search.space["finetune_rate"].high = 1.0
+    with (
+        pytest.raises(SettingsError) as error,
+        opened(settings, "one", identity(settings, {"data (SHA-256)": "b"}), url, tmp_path / "one"),
+    ):
+        pass
+    text = str(error.value)
+    assert text.startswith(
+        "search.study=one: its trials were made with other settings and cannot be compared"
+    )
+    assert "data (SHA-256) was a, is b; schedule.finetune.epochs was 2, is 4; " in text
+    assert "search.space.finetune_rate was {'key': 'schedule.finetune.learning_rate', 'low': 1e-06" in text
+
+
 def test_a_storage_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     file = tmp_path / "search.db"
     file.write_text("this is no database, however long the text may be")
@@ -154,7 +187,13 @@ def test_of_an_experiment_of_ones_own_the_search_alone_is_taken_out(tmp_path: Pa
     ConfigStore.instance().store(name="schema", node=Settings)
     with initialize_config_dir(str(configuration_directory()), version_base="1.3"):
         searched = settings_from(compose("config", overrides=typed[1:]))
-        assert list(searched.search.space) == ["adapt_rate", "finetune_rate", "placement", "input"]
+        assert list(searched.search.space) == [
+            "adapt_rate",
+            "finetune_rate",
+            "momentum",
+            "placement",
+            "input",
+        ]
         line = command_with(typed, {ADAPT: 0.5, "placement.on_input": True}, searched.search.space)
         settings = settings_from(compose("config", overrides=shlex.split(line)[1:]))
     assert settings.search.space == {}
@@ -174,6 +213,60 @@ def test_a_trial_is_told_in_a_line() -> None:
     assert ": failed: the loss is nan; 0.0 s" in line(failed, None, settings)
     pruned = Tried(4, values, "pruned", 0.4)
     assert ": 40.00 %, stopped early; best 95.10 % (trial 3)" in line(pruned, best, settings)
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "loss", "text"),
+    [
+        (0.90, 0.5, "the settings as they stand: 90.00 %, 2.00 points less, 2 images"),
+        (0.91, 0.5, "the settings as they stand: 91.00 %, 1.00 points less, 1 image"),
+        (0.92, 0.5, "the settings as they stand: 92.00 %, as many; the lower loss decided"),
+        (
+            0.92,
+            0.1,
+            "the settings as they stand: 92.00 %, as many: no trial did better, leave them as they stand",
+        ),
+        (
+            0.93,
+            0.5,
+            "the settings as they stand: 93.00 %, 1.00 points more, 1 image: no trial did better, leave them as they "
+            "stand",
+        ),
+    ],
+)
+def test_settings_outside_the_space_may_be_better_than_all_trials(
+    accuracy: float, loss: float, text: str
+) -> None:
+    """With momentum left to the schedule, as it stands, they are no trial of the usual space."""
+    settings = with_range(key="insertion.momentum", low=0.5, high=0.9)
+    best = Tried(
+        1, {"insertion.momentum": 0.9}, "complete", 0.92, 0.2, "adapt", score=objective(0.92, 0.2, 100)
+    )
+    before = Tried(
+        0, {"insertion.momentum": None}, "complete", accuracy, loss, "adapt",
+        score=objective(accuracy, loss, 100),
+    )  # fmt: skip
+    material = Material(
+        settings, [best], best, before, {"insertion.momentum": None}, None, 100, "bnadapt", "bnadapt"
+    )
+    written = StringIO()
+    print_outcome(Console(file=written, width=200, markup=False, highlight=False), material, in_memory())
+    assert f"  {text}\n" in written.getvalue()
+    assert "best by validation: trial 1 of 1, 92.00 % of 100 images right" in written.getvalue()
+
+
+def test_the_usual_space_holds_rates_momentum_placement_and_policy() -> None:
+    ConfigStore.instance().store(name="schema", node=Settings)
+    with initialize_config_dir(str(configuration_directory()), version_base="1.3"):
+        settings = settings_from(compose("config", overrides=["experiment=search"]))
+        given = settings_from(compose("config", overrides=["experiment=search", "insertion.momentum=0.9"]))
+    assert set(standing(settings)) == {
+        ADAPT, FINETUNE, "insertion.momentum", "placement.position", "placement.on_input", "schedule.finetune.normalize"
+    }  # fmt: skip
+    assert as_drawn(settings) is None  # momentum is left to the schedule
+    drawn = as_drawn(given)
+    assert drawn is not None
+    assert drawn["momentum"] == 0.9
 
 
 def test_what_matters_most_is_found_where_the_trials_are_enough() -> None:
