@@ -4,7 +4,6 @@ import difflib
 import logging
 import os
 import re
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -27,6 +26,7 @@ from bnadapt.checks import check
 from bnadapt.checks.words import require_used_words
 from bnadapt.config import Settings
 from bnadapt.errors import BnadaptError, SettingsError, TrackingError
+from bnadapt.interruption import heed_signals
 from bnadapt.stages import require_stages
 from bnadapt.startup import start_tensorflow
 from bnadapt.tracking.environment import prepare_environment, resolve_uri, sqlite_path
@@ -52,8 +52,7 @@ def main() -> NoReturn:
     sys.argv[0] = "bnadapt"
     ConfigStore.instance().store(name="schema", node=Settings)
     failures: list[Exception] = []
-    # A polite request to end gets what an interrupt gets: the runs are marked, nothing finished is lost.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    heed_signals(TERMINATED)
     try:
         if sys.argv[1:2] == ["ui"]:
             _open_ui(sys.argv[2:])

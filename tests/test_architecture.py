@@ -9,7 +9,7 @@ import pytest
 
 # Imports run downwards only; what stands on one floor may not import its neighbours' floor above.
 FLOORS = [
-    {"errors", "startup"},
+    {"errors", "interruption", "startup"},
     {"config"},
     {"checks"},
     {"stages"},

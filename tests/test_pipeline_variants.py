@@ -207,6 +207,7 @@ def test_other_placements_and_schedules_run(arguments: list[str], tmp_path: Path
         assert "5_control" not in result.children()  # nothing took a step
 
 
+@pytest.mark.slow
 def test_statistics_without_labels_and_then_gamma_and_beta_on_them(tmp_path: Path) -> None:
     short = ["schedule=statistics_then_affine", "schedule.adapt.epochs=2", "placement.on_input=true"]
     # Other images of the same set stand for other data.
@@ -234,6 +235,7 @@ def test_statistics_without_labels_and_then_gamma_and_beta_on_them(tmp_path: Pat
     assert stages["3_statistics"].data.metrics["val_loss"] != stages["2_insert"].data.metrics["val_loss"]
 
 
+@pytest.mark.slow
 def test_the_kept_network_can_be_a_patch_of_the_baselines(tmp_path: Path) -> None:
     # What is kept is decided by validation: a baseline of no epochs is worse than anything.
     short = ["baseline.epochs=0", "schedule=bn_only", "schedule.adapt.epochs=2", "model.widths=[32,16]"]

@@ -8,6 +8,7 @@ import keras
 
 from bnadapt.errors import StageError
 from bnadapt.evaluation.results import Epoch
+from bnadapt.interruption import check_for_stop
 from bnadapt.training.pace import Pace
 from bnadapt.training.progress import StageProgress
 
@@ -56,7 +57,8 @@ class Recorder(keras.callbacks.Callback):
         self._start = time.monotonic()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Count a step."""
+        """Count a step; stop here at the latest where a signal asked for it."""
+        check_for_stop()
         self._progress.step()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
