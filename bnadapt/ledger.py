@@ -5,7 +5,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -15,7 +15,7 @@ from bnadapt.config import BASELINE, CONTROL, EVALUATE, INSERT, Settings, StageS
 from bnadapt.data.splits import Split
 from bnadapt.errors import SurgeryError
 from bnadapt.evaluation.diagnostics import diagnose, measure_shift
-from bnadapt.evaluation.results import Diagnosis, Epoch, LayerShift, Scores, StageResult
+from bnadapt.evaluation.results import Diagnosis, LayerShift, Scores, StageResult
 from bnadapt.evaluation.scores import score
 from bnadapt.normalization.patch import save_patch
 from bnadapt.report.rate_test import rate_test
@@ -226,12 +226,6 @@ class OpenStage:
         self._ledger = ledger
         self._name = name
         self._start = time.monotonic()
-
-    def log_epoch(self, epoch: Epoch, *, prefix: str = "") -> None:
-        """Record an epoch as soon as it is over, its metrics' keys behind the prefix."""
-        metrics = asdict(epoch)
-        number = metrics.pop("number")
-        self.run.log_epoch(number, {prefix + key: value for key, value in metrics.items()})
 
     def log_rate_test(self, test: RateTest) -> None:
         """Record a range test of the learning rate: what it suggests and why, its losses, and a plot of them."""

@@ -180,7 +180,7 @@ class _Work:
 
 def _listener(stage: OpenStage) -> Listener:
     return Listener(
-        epoch=lambda epoch, prefix: stage.log_epoch(epoch, prefix=prefix),
+        epoch=stage.run.log_look,
         policy=lambda table: stage.run.log_text("policy.txt", table),
         rate=stage.log_rate_test,
     )

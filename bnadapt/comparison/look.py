@@ -29,12 +29,11 @@ class CloserLook:
 def look_closely(work: "Work", place: int, start: Start) -> CloserLook:
     """Look at the network of the result at this place; what fails is missing and costs nothing else."""
     keras.utils.clear_session()
-    network = keras.saving.load_model(work.done[place].path, compile=False)
     sizes, seed = work.settings, work.settings.seed
     diagnosis = attempt(
         "the diagnosis of the recommended network",
         lambda: diagnose(
-            network,
+            keras.saving.load_model(work.done[place].path, compile=False),
             start.splits.unlabelled.mixed(sizes.evaluation.batch_size, seed=seed),
             start.splits.validation.mixed(sizes.data.batch_size, seed=seed),
         ),

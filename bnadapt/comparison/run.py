@@ -16,12 +16,13 @@ from bnadapt.artifacts import attempt
 from bnadapt.comparison import account
 from bnadapt.comparison.arms import Repetition, repetitions, runnable, settings_of
 from bnadapt.comparison.look import look_closely
-from bnadapt.comparison.work import Done, Networks, Reader, Work, rank_of
+from bnadapt.comparison.work import Done, Networks, Reader, Work
 from bnadapt.config import BASELINE, STATISTICS, ArmSettings, Settings
 from bnadapt.errors import StageError
 from bnadapt.evaluation.arms import ArmResult, Comparison, RateTried
 from bnadapt.evaluation.compare import compare
 from bnadapt.evaluation.results import Scores
+from bnadapt.evaluation.verdict import rank_of
 from bnadapt.procedure import Listener, Procedure
 from bnadapt.start import Start, prepare
 from bnadapt.tracking.store import Tracker

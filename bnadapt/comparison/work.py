@@ -3,9 +3,9 @@
 import shutil
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import keras
@@ -26,7 +26,8 @@ from bnadapt.config import (
 from bnadapt.data.load import load
 from bnadapt.data.splits import Splits
 from bnadapt.evaluation.arms import ArmResult, Comparison
-from bnadapt.evaluation.results import Epoch, Scores
+from bnadapt.evaluation.results import Scores
+from bnadapt.evaluation.verdict import rank_of
 from bnadapt.procedure import Listener, Procedure, weights_digest
 from bnadapt.report.tables import duration
 from bnadapt.start import Start
@@ -51,30 +52,26 @@ class Networks:
     baseline: Baseline
     start: Start
     scores: dict[Path, Scores] = field(default_factory=dict)
-    _inserted: dict[str, Path] = field(default_factory=dict)
 
     def begun(self, settings: Settings) -> Scores:
         """Validation scores of the network that an arm with these settings started from."""
-        if not inserts(settings.placement):
-            return self.scores[self.baseline.path]
-        return self.scores[self.directory / inserted_file(settings.placement, settings.insertion)]
+        return self.scores[self._path(settings)]
 
     def inserted(self, procedure: Procedure) -> Path:
         """The file of the network that an arm with these settings starts from."""
-        settings = procedure.settings
-        if not inserts(settings.placement):
-            if self.baseline.path not in self.scores:
-                network = keras.saving.load_model(self.baseline.path, compile=False)
-                self.scores[self.baseline.path] = procedure.scores(network, self.start.splits.validation)
-            return self.baseline.path
-        key = inserted_file(settings.placement, settings.insertion)
-        if key not in self._inserted:
-            path = self.directory / key
-            network = procedure.insert(keras.saving.load_model(self.baseline.path, compile=False)).network
-            network.save(path)
+        path = self._path(procedure.settings)
+        if path not in self.scores:
+            network = keras.saving.load_model(self.baseline.path, compile=False)
+            if path != self.baseline.path:
+                network = procedure.insert(network).network
+                network.save(path)
             self.scores[path] = procedure.scores(network, self.start.splits.validation)
-            self._inserted[key] = path
-        return self._inserted[key]
+        return path
+
+    def _path(self, settings: Settings) -> Path:
+        if not inserts(settings.placement):
+            return self.baseline.path
+        return self.directory / inserted_file(settings.placement, settings.insertion)
 
 
 @dataclass(frozen=True)
@@ -169,7 +166,7 @@ class Work:
         path = self.file(f"{BASELINE}_s{key[0]}_{key[1] or 'all'}")
         with self.recording(BASELINE, account.parameters_of(repetition, ArmSettings())) as run:
             network, _ = procedure.train_baseline(
-                start.network, Listener() if run is None else Listener(epoch=_epochs_into(run))
+                start.network, Listener() if run is None else Listener(epoch=run.log_look)
             )
             network.save(path)
             self._baselines[key] = Baseline(path, weights_digest(network))
@@ -257,23 +254,7 @@ class Reader:
         return splits
 
 
-def _epochs_into(run: ArmRun) -> Callable[[Epoch, str], None]:
-    """What records every epoch in a run, its metrics' keys behind the prefix."""
-
-    def record(epoch: Epoch, prefix: str) -> None:
-        metrics = asdict(epoch)
-        number = metrics.pop("number")
-        run.log_epoch(number, {prefix + key: value for key, value in metrics.items()})
-
-    return record
-
-
 def inserted_file(placement: PlacementSettings, insertion: InsertionSettings) -> str:
     """Name of the file of a baseline with batch normalization put in; arms differ in nothing else of these."""
     on_input = "_input" if placement.on_input else ""
     return f"inserted_{placement.position}{on_input}_{insertion.init}.keras"
-
-
-def rank_of(scores: Scores) -> tuple[float, float]:
-    """What makes one network better than another: validation accuracy, then validation loss."""
-    return scores.accuracy, -round(scores.loss, 4)

@@ -1,7 +1,7 @@
 """What may be concluded: the best stage by validation, compared on the test images with the controls."""
 
 from bnadapt.config import BASELINE, CONTROL
-from bnadapt.evaluation.results import Difference, StageResult, Verdict
+from bnadapt.evaluation.results import Difference, Scores, StageResult, Verdict
 from bnadapt.evaluation.significance import CONFIDENCE, difference
 
 NAMES = {BASELINE: "the untouched baseline", CONTROL: "the baseline trained further without BN"}
@@ -17,11 +17,16 @@ def best_stage(results: list[StageResult]) -> StageResult:
         ValueError: no stage has validation scores.
     """
     scored = [
-        (result.validation.accuracy, -round(result.validation.loss, 4), result)
+        (*rank_of(result.validation), result)
         for result in results
         if result.validation is not None and result.name != CONTROL
     ]
     return max(scored, key=lambda each: each[:2])[2]
+
+
+def rank_of(scores: Scores) -> tuple[float, float]:
+    """What makes one network better than another: accuracy, then the loss to four decimals."""
+    return scores.accuracy, -round(scores.loss, 4)
 
 
 def judge(results: list[StageResult], *, resamples: int) -> Verdict:

@@ -1,19 +1,16 @@
 """The baseline that all trials begin with: trained once, kept beside the study, known by the hash of its weights."""
 
 import os
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import keras
 
 from bnadapt.config import BASELINE
-from bnadapt.evaluation.results import Epoch
 from bnadapt.procedure import Listener, Procedure, weights_digest
 from bnadapt.search.study import BASELINE_ACCURACY, BASELINE_DIGEST
 from bnadapt.search.work import Work
 from bnadapt.tracking.names import score_metrics
-from bnadapt.tracking.runs import StageRun
 from bnadapt.training.progress import Display
 
 
@@ -28,7 +25,7 @@ def make_baseline(work: Work) -> None:
         work.say(f"baseline: {path} no longer holds the network of this study; it is trained again")
     procedure = Procedure(work.settings, work.start, Display(work.console, work.settings.progress))
     with work.run.stage(BASELINE, order=0, parameters=asdict(work.start.baseline)) as stage:
-        network, trained = procedure.train_baseline(work.start.network, Listener(epoch=_record(stage)))
+        network, trained = procedure.train_baseline(work.start.network, Listener(epoch=stage.log_look))
         scores = procedure.scores(network, work.start.splits.validation)
         stage.log_metrics(score_metrics("val", scores), step=len(trained.history))
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,14 +44,6 @@ def make_baseline(work: Work) -> None:
         f"baseline: {100 * scores.accuracy:.2f} % of {work.images:,} validation "
         f"image{'s' * (work.images != 1)}, shared by all trials"
     )
-
-
-def _record(stage: StageRun) -> Callable[[Epoch, str], None]:
-    def record(epoch: Epoch, prefix: str) -> None:
-        metrics = asdict(epoch)
-        stage.log_epoch(metrics.pop("number"), {prefix + key: value for key, value in metrics.items()})
-
-    return record
 
 
 def _digest_of_file(path: Path) -> str | None:

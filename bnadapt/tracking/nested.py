@@ -4,6 +4,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModel, Logged
 from mlflow.models import Model
 
 from bnadapt.data.splits import Split, Splits
-from bnadapt.evaluation.results import Scores
+from bnadapt.evaluation.results import Epoch, Scores
 from bnadapt.tracking import names
 from bnadapt.tracking.models import save_model
 from bnadapt.tracking.outbox import Outbox
@@ -167,6 +168,11 @@ class ChildRun(Run):
         accuracy, loss, learning_rate, seconds.
         """
         self.log_epochs([(number, metrics)])
+
+    def log_look(self, epoch: Epoch, prefix: str = "") -> None:
+        """Record an epoch, or a look at the validation images, its metrics' keys behind the prefix."""
+        metrics = asdict(epoch)
+        self.log_epoch(metrics.pop("number"), {prefix + key: value for key, value in metrics.items()})
 
     def log_epochs(self, epochs: Sequence[tuple[int, Mapping[str, float]]]) -> None:
         """Record several epochs' metrics in one call, each with its step, in ascending order."""

@@ -90,10 +90,6 @@ class PipelineRun(ParentRun):
         """Record in a word whether it helped, as a tag of this run and of its stages."""
         self.tag_all({names.VERDICT: answer})
 
-    def log_comparison(self, comparison: Comparison) -> None:
-        """Record what a comparison with one number of labels found; see :meth:`log_comparisons`."""
-        self.log_comparisons([comparison])
-
     def log_comparisons(self, comparisons: Sequence[Comparison]) -> None:
         """Record what a comparison found: every arm's mean accuracies, the regret, what is recommended.
 

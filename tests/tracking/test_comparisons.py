@@ -171,7 +171,7 @@ def test_a_comparison_with_one_number_of_labels_is_bars(tracker: Tracker) -> Non
     with tracker.pipeline("one") as run:
         with run.arm("bn_only") as arm:
             pass
-        run.log_comparison(comparison(10))
+        run.log_comparisons([comparison(10)])
     stored = tracker.client.get_run(run.run_id)
     assert stored.data.metrics == {
         "val_accuracy": 0.76,
