@@ -1,11 +1,13 @@
 """What a person sees of a pipeline: the plan before it, the outcome and the report after it, and all in MLflow."""
 
+import json
 import os
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from io import StringIO
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -16,11 +18,14 @@ from bnadapt.data.splits import Splits
 from bnadapt.evaluation.advice import Evidence, advise
 from bnadapt.evaluation.changes import Changes, changed_images, images_at
 from bnadapt.evaluation.results import Advice, Verdict
+from bnadapt.identity import code_digest
+from bnadapt.journal import Journal
 from bnadapt.ledger import Ledger
 from bnadapt.report.contents import contents
 from bnadapt.report.drawings import drawings
 from bnadapt.report.material import Material
 from bnadapt.report.plan import POSITIONS, plan, stage_table
+from bnadapt.report.subject import about_rows, are_rows, size_in_words, subject
 from bnadapt.report.tables import (
     advice_text,
     diagnosis_rows,
@@ -29,6 +34,7 @@ from bnadapt.report.tables import (
     results_table,
     verdict_text,
 )
+from bnadapt.resuming import Earlier
 from bnadapt.stages import with_stages
 from bnadapt.start import Start
 from bnadapt.tracking.runs import PipelineRun
@@ -36,6 +42,7 @@ from bnadapt.tracking.store import Tracker
 from bnadapt.tracking.ui import ui_command, ui_url
 
 PLAN_WIDTH = 120
+PROVENANCE = "provenance.json"  # with config.yaml, what it takes to repeat a run
 
 
 def print_plan(console: Console, settings: Settings, start: Start) -> None:
@@ -43,7 +50,7 @@ def print_plan(console: Console, settings: Settings, start: Start) -> None:
     splits = start.splits
     lines = [
         f"{start.parameters['baseline_data']} -> {splits.name}" if start.transfers else splits.name,
-        f"  {sizes(splits)} images of {shape(splits)}, {len(splits.classes)} classes",
+        f"  {sizes(splits)} {subject(splits.image_shape)} of {shape(splits)}, {len(splits.classes)} classes",
         f"  network: {start.parameters['model']}; stages: {', '.join(chosen_stages(settings))}",
         *(f"  {note}" for note in start.notes),
     ]
@@ -56,17 +63,69 @@ def print_plan(console: Console, settings: Settings, start: Start) -> None:
     console.print()
 
 
+def print_cut_off(console: Console, run_ids: Sequence[str]) -> None:
+    """Name the runs whose processes ended without a word, and how to go on with them."""
+    for run_id in run_ids:
+        console.print(
+            f"run {run_id} was cut off; this goes on with it: bnadapt resume={run_id}", soft_wrap=True
+        )
+
+
+def print_adopted(console: Console, earlier: Earlier, names: Sequence[str]) -> None:
+    """Say what is not done again because it was done before."""
+    if earlier.journal is not None:
+        done = f"{', '.join(names)} had ended" if names else "no stage had ended"
+        console.print(f"goes on with run {earlier.journal.run_id}: {done}", soft_wrap=True)
+        console.print(f"  in {earlier.journal.run_directory}\n", soft_wrap=True)
+    elif earlier.reusable is not None:
+        origin = earlier.reusable[0].run_id
+        console.print(f"taken over from run {origin}, the same there: {', '.join(names)}\n", soft_wrap=True)
+
+
+def print_ended(console: Console, settings: Settings, journal: Journal, tracker: Tracker) -> None:
+    """Say that a run of the same settings, data and code has ended before, and what it found."""
+    outcome = journal.outcome or {}
+    said = f"run {journal.run_id} did this before, and nothing has changed since: it is not repeated"
+    console.print(said, soft_wrap=True)
+    console.print("\n".join(outcome["sentences"]), soft_wrap=True)
+    if outcome["report"]:
+        console.print(f"report: {outcome['report']}", soft_wrap=True)
+    console.print(f"run: {journal.run_id}")
+    program = os.environ.get("BNADAPT_COMMAND", "bnadapt")
+    console.print(f"look at the runs: {ui_line(program, settings, tracker)}", soft_wrap=True)
+
+
+def outcome_of(ledger: Ledger, verdict: Verdict | None) -> dict[str, Any]:
+    """What a run that has ended leaves in its journal."""
+    return {
+        "sentences": list(verdict.sentences) if verdict else [],
+        "best": verdict.best if verdict else None,
+        "report": None if ledger.report is None else str(ledger.report.absolute()),
+    }
+
+
 def record_start(run: PipelineRun, settings: Settings, start: Start) -> None:
-    """Put the plan and the data's identity into the pipeline's run.
+    """Put the plan, the data's identity, and what it takes to repeat the run, into the pipeline's run.
 
     Before the stages, because MLflow links their scores to the data that are named first.
     """
     written = StringIO()
     print_plan(Console(file=written, width=PLAN_WIDTH, markup=False, highlight=False), settings, start)
     run.log_text("plan.txt", written.getvalue())
+    run.log_text(PROVENANCE, json.dumps(provenance(start), indent=1, ensure_ascii=False))
     run.log_splits(start.splits)
     if start.transfers:
         run.log_splits(start.source_splits, source=True)
+
+
+def provenance(start: Start) -> dict[str, Any]:
+    """Beside the configuration what decides the weights: versions, commit, hashes of code and data."""
+    return {
+        "versions": dict(start.versions),
+        "code_sha256": code_digest(),
+        "data_sha256": {start.splits.name: start.splits.digest}
+        | ({start.source_splits.name: start.source_splits.digest} if start.transfers else {}),
+    }
 
 
 def record(run: PipelineRun, start: Start, ledger: Ledger, verdict: Verdict | None) -> None:
@@ -155,11 +214,12 @@ def _material(start: Start, ledger: Ledger, verdict: Verdict | None) -> Material
         seeds=_seeds(settings),
         configuration=ledger.run.config_yaml,
         run_id=ledger.run.run_id,
+        rows=are_rows(splits.image_shape),
     )
 
 
 def _advice(ledger: Ledger, best: str) -> tuple[Advice, ...]:
-    return advise(
+    found = advise(
         Evidence(
             results=ledger.results,
             best=best,
@@ -171,6 +231,8 @@ def _advice(ledger: Ledger, best: str) -> tuple[Advice, ...]:
             calibrated=ledger.settings.insertion.init == "calibrated",
         )
     )
+    rows = are_rows(ledger.splits.image_shape)
+    return tuple(replace(each, sentence=about_rows(each.sentence)) for each in found) if rows else found
 
 
 def _changes(ledger: Ledger, best: str | None) -> tuple[Changes, np.ndarray] | None:
@@ -210,7 +272,8 @@ def data_facts(splits: Splits) -> dict[str, str]:
     unlabelled = splits.unlabelled.size - splits.train.size
     return {
         "name": splits.name,
-        "images": sizes(splits) + (f", {unlabelled:,} more without labels" if unlabelled else ""),
+        subject(splits.image_shape): sizes(splits)
+        + (f", {unlabelled:,} more without labels" if unlabelled else ""),
         "size": shape(splits),
         "classes": f"{len(splits.classes):,}",
         "SHA-256": splits.digest,
@@ -234,9 +297,8 @@ def sizes(splits: Splits) -> str:
 
 
 def shape(splits: Splits) -> str:
-    """Height, width and channels of the images: ``28x28x1``."""
-    height, width, channels = splits.image_shape
-    return f"{height}x{width}x{channels}"
+    """Height, width and channels of the images, ``28x28x1``, or the length of the rows, ``4 numbers``."""
+    return size_in_words(splits.image_shape)
 
 
 def ui_line(program: str, settings: Settings, tracker: Tracker) -> str:

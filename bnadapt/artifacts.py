@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
+from bnadapt.files import write_bytes
 from bnadapt.report.drawing import Drawing
 from bnadapt.report.page import Page, Plot, html, markdown
 from bnadapt.tracking.recording import Run
@@ -30,11 +31,8 @@ def attempt(what: str, do: Callable[[], T]) -> T | None:
 
 def keep_file(run: Run, directory: Path, name: str, content: bytes) -> Path:
     """Keep a file, such as ``plots/loss.png``, in the directory and in MLflow; returns where it lies."""
-    path = directory / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
     run.log_bytes(name, content)
-    return path
+    return write_bytes(directory / name, content)
 
 
 def keep_drawings(

@@ -55,11 +55,17 @@ class DataSettings:
 
     source: str = setting(
         "tfds",
-        "tfds: a TensorFlow Datasets set; folder: images in one folder per class",
-        choices=("tfds", "folder"),
+        "tfds: a TensorFlow Datasets set; folder: images in one folder per class; table: rows of numbers",
+        choices=("tfds", "folder", "table"),
     )
     name: str | None = setting(None, "TensorFlow Datasets name, with its config: cmaterdb/bangla")
-    path: str | None = setting(None, "source=folder: the folder that holds a folder per class")
+    path: str | None = setting(
+        None,
+        "source=folder: the folder that holds a folder per class; source=table: a .csv or .npz file, or a folder of them",
+    )
+    label_column: str | None = setting(
+        None, "source=table: the column that holds the class; null: label or class, else the last one"
+    )
     dir: str | None = setting(
         None, "where TensorFlow Datasets sets are prepared; null: TFDS_DATA_DIR, else TFDS's own default"
     )
@@ -110,6 +116,11 @@ class DataSettings:
     severity: int = setting(3, "of the shift, 1 to 5", minimum=1, below=6)
     shift_seed: int = setting(0, "of what is random in the shift", minimum=0)
     batch_size: int = setting(64, "images per training step", minimum=1)
+    class_weights: str = setting(
+        "none",
+        "balanced: in the training loss each class counts as much as any other, however many images it has",
+        choices=("none", "balanced"),
+    )
     memory_limit: int = setting(
         2048, "MiB of decoded images per split that are kept in memory; larger splits are streamed", minimum=0
     )
@@ -137,6 +148,20 @@ class ModelSettings:
     )
     input_range: list[float] = setting(
         [0.0, 255.0], "kind=file: the pixel values that the network was made for, [lowest, highest]"
+    )
+    allow_lambda: bool = setting(
+        False,
+        "kind=file: load a file that holds Lambda layers, which run code of whoever made the file",
+    )
+    code: str | None = setting(
+        None,
+        "kind=file: a Python file or module that registers the classes which the network needs; it is run",
+    )
+    precision: str = setting(
+        "auto",
+        "auto: what the file says, else float32; mixed_float16 or mixed_bfloat16 compute in 16 bits and keep weights "
+        "in 32",
+        choices=("auto", "float32", "mixed_float16", "mixed_bfloat16"),
     )
     head: str = setting(
         "auto",
@@ -398,6 +423,20 @@ class SearchSettings:
 
 
 @dataclass
+class CheckpointSettings:
+    """What an interrupted run goes on from."""
+
+    directory: str = setting(
+        "checkpoints", "where the state of runs is kept; relative paths are below the working directory"
+    )
+    every_steps: int | None = setting(
+        None,
+        "keep the state also after so many optimizer steps; null: after each epoch or look alone",
+        minimum=1,
+    )
+
+
+@dataclass
 class Settings:
     """The whole experiment."""
 
@@ -413,10 +452,24 @@ class Settings:
         None, "null: all; else some of baseline, insert, the schedule's, evaluate"
     )
     from_run: str | None = setting(None, "id of an earlier MLflow run whose networks the stages go on from")
+    resume: str | None = setting(
+        None,
+        "true: go on with an interrupted run of the same settings, data and code, and do nothing that was finished "
+        "before; or the id of the run to go on with; null: begin anew",
+    )
+    repeat: str | None = setting(
+        None, "id of an earlier run: do the same again and compare the weights, bit by bit"
+    )
+    checkpoints: CheckpointSettings = field(default_factory=CheckpointSettings)
     comparison: ComparisonSettings = field(default_factory=ComparisonSettings)
     search: SearchSettings = field(default_factory=SearchSettings)
     seed: int = setting(0, "of initial weights, order of images and dropout", minimum=0, below=2**32)
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
+    deterministic: bool = setting(
+        False,
+        "on a GPU: take only kernels that give the same bits every time; slower, and some are missing. A processor "
+        "does so anyway",
+    )
     progress: str = setting(
         "auto", "auto: bars in a terminal, lines elsewhere", choices=("auto", "bars", "lines", "none")
     )

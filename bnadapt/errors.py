@@ -38,3 +38,7 @@ class StageError(BnadaptError):
 
 class TrackingError(BnadaptError):
     """The tracking server or store cannot be used, or does not hold what was asked for."""
+
+
+class StorageError(BnadaptError):
+    """A file cannot be written: the disk is full, or the place may not be written to."""

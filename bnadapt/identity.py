@@ -1,10 +1,39 @@
-"""What a run is called, and the parameters that tell it from others."""
+"""What a run is called, the parameters that tell it from others, and what its results depend on."""
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from bnadapt.config import BASELINE, INSERT, PlacementSettings, Settings, length_of
+from bnadapt.config import (
+    BASELINE,
+    CONTROL,
+    EVALUATE,
+    INSERT,
+    PlacementSettings,
+    Settings,
+    StageSettings,
+    chosen_stages,
+    length_of,
+    settings_by_key,
+)
 from bnadapt.data.load import Description
+
+# What may differ between two runs that do the same: it changes nothing but where and how that is told.
+_TELLING = (
+    "resume",
+    "repeat",
+    "checkpoints.",
+    "progress",
+    "traceback",
+    "tracking.",
+    "search.",
+    "comparison.",
+)
+_PLACES = (".dir", ".path", ".download", ".memory_limit")
 
 
 def parameters_of_run(
@@ -63,3 +92,77 @@ def _model_name(settings: Settings) -> str:
             return "cnn " + "-".join(map(str, [*model.filters, model.dense]))
         case _:
             return Path(model.path or "").stem
+
+
+def stage_keys(
+    settings: Settings, baseline: StageSettings, *, network: str, source: str, target: str, test: str
+) -> dict[str, str]:
+    """For each chosen stage, and the control, a hash of everything that its result depends on.
+
+    Where two runs agree in the key of a stage, the stage leaves the same network in both.
+
+    Args:
+        settings: Checked settings.
+        baseline: How the baseline trains on its own data.
+        network: Hash of the first network, weights and structure.
+        source: Digest of the images that the baseline trains on and is chosen by.
+        target: Digest of those that are adapted to.
+        test: Digest of all images, those to judge by included.
+    """
+    data, other = settings.data, settings.baseline_data
+    common = {
+        "code": code_digest(),
+        "network": network,
+        "from_run": settings.from_run,
+        "seed": settings.seed,
+        "batch_size": data.batch_size,
+        "evaluation.batch_size": settings.evaluation.batch_size,
+        "samples": settings.insertion.samples,
+        "precision": settings.model.precision,
+        "class_weights": [data.class_weights, other and other.class_weights],
+        # Where a set is streamed, it is shuffled in blocks.
+        "memory_limit": [data.memory_limit, other and other.memory_limit],
+    }
+    own: dict[str, Any] = {
+        BASELINE: [asdict(baseline), source, target],
+        INSERT: [asdict(settings.placement), asdict(settings.insertion), source, target],
+        **{name: [asdict(how), target] for name, how in settings.schedule.items()},
+        EVALUATE: [asdict(settings.evaluation), test],
+    }
+    keys: dict[str, str] = {}
+    key = _hash(common)
+    for name in chosen_stages(settings):
+        if name == EVALUATE and settings.evaluation.control:
+            key = keys[CONTROL] = _hash([key, CONTROL])
+        key = keys[name] = _hash([key, name, own[name]])
+    return keys
+
+
+def whole(settings: Settings) -> str:
+    """A hash of all settings but those that only say where and how the results are told."""
+    values = settings_by_key(settings)
+    return _hash({key: repr(getattr(values[key][0], values[key][1].name)) for key in deciding_keys(values)})
+
+
+def deciding_keys(keys: Iterable[str]) -> list[str]:
+    """Of the full keys of settings those that change more than where and how results are told."""
+    return [
+        key
+        for key in keys
+        if not key.startswith(_TELLING)
+        and not (key.startswith(("data.", "baseline_data.")) and key.endswith(_PLACES))
+    ]
+
+
+def code_digest() -> str:
+    """SHA-256 over bnadapt's own code and the versions of the libraries that compute, 64 hexadecimal digits."""
+    package = Path(__file__).resolve().parent
+    found = hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        found.update(file.relative_to(package).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
+    found.update(repr([(name, version(name)) for name in ("keras", "numpy", "tensorflow")]).encode())
+    return found.hexdigest()
+
+
+def _hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()

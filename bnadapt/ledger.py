@@ -1,23 +1,26 @@
 """What the stages of a pipeline leave behind: results, network files, and their runs in MLflow."""
 
 import logging
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import keras
 
+from bnadapt import files
 from bnadapt.artifacts import attempt
 from bnadapt.config import BASELINE, CONTROL, EVALUATE, INSERT, Settings, StageSettings, chosen_stages
 from bnadapt.data.splits import Split
-from bnadapt.errors import SurgeryError
+from bnadapt.errors import StageError, SurgeryError
 from bnadapt.evaluation.diagnostics import diagnose, measure_shift
-from bnadapt.evaluation.results import Diagnosis, LayerShift, Scores, StageResult
+from bnadapt.evaluation.results import Diagnosis, Epoch, LayerShift, Scores, StageResult
 from bnadapt.evaluation.scores import score
+from bnadapt.journal import Journal
+from bnadapt.models.load import load_file
 from bnadapt.normalization.patch import save_patch
+from bnadapt.normalization.proof import weights_digest
 from bnadapt.report.rate_test import rate_test
 from bnadapt.report.style import png_of
 from bnadapt.start import Start, summary_of
@@ -27,6 +30,8 @@ from bnadapt.tracking.runs import PipelineRun, StageRun
 from bnadapt.tracking.store import Tracker
 from bnadapt.training.fit import Trained
 from bnadapt.training.rate import RateTest
+
+WEIGHTS = "weights_sha256"
 
 _log = logging.getLogger(__name__)
 
@@ -43,6 +48,7 @@ class Ledger:
         shifts: How the baseline's data and those adapted to differ for each layer; empty before insertion, and
             where they are the same.
         directory: The run's directory.
+        journal: What the run has done so far, on disk.
         report: The page that tells of the run, once it is written.
     """
 
@@ -52,7 +58,7 @@ class Ledger:
         start: Start,
         tracker: Tracker,
         run: PipelineRun,
-        run_directory: Path,
+        journal: Journal,
     ) -> None:
         self.run = run
         self.splits = start.splits
@@ -64,9 +70,11 @@ class Ledger:
         # What an earlier run did after the stage that is done anew here belongs to another network.
         first = self.order.index(chosen_stages(settings)[0])
         self._earlier = {name: start.earlier[name] for name in self.order[:first] if name in start.earlier}
-        self.directory = run_directory
-        self._models = run_directory / "models"
+        self.journal = journal
+        self.directory = journal.run_directory
+        self._models = self.directory / "models"
         self._models.mkdir(parents=True, exist_ok=True)
+        files.remove_drafts(self._models)
         self._results: dict[str, StageResult] = {}
         self._runs: dict[str, StageRun] = {}
 
@@ -87,6 +95,10 @@ class Ledger:
         """What the stages left, in the pipeline's order."""
         return [self._results[name] for name in self.order if name in self._results]
 
+    def has(self, name: str) -> bool:
+        """Whether a stage of this run has ended, in this process or in an earlier one."""
+        return name in self.journal.ended
+
     @contextmanager
     def stage(self, name: str, *how: StageSettings) -> Iterator["OpenStage"]:
         """Record one stage while the block lasts; an error in it marks the stage's run as failed.
@@ -101,15 +113,41 @@ class Ledger:
         """The network as the stage left it, freshly loaded: from this run, else from an earlier one."""
         path = self._path(name)
         if path.is_file():
-            return keras.saving.load_model(path, compile=False)
+            return load_file(path, self.settings.model, name=str(path))
         uri = self._earlier[name].model_uri
         assert uri is not None  # adopt_earlier takes no stage without
-        return load_model(self._tracker.uri, uri)
+        return load_model(self._tracker.uri, uri, self.settings.model)
+
+    def adopt_ended(self) -> list[str]:
+        """Take the results of the stages of this run that have ended in earlier processes; returns their names."""
+        for name, entry in self.journal.ended.items():
+            network = self.network(name)
+            if weights_digest(network) != entry["weights"]:
+                raise StageError(
+                    f"{entry['network']} no longer holds what stage {name} of run {self.run.run_id} left; "
+                    "begin anew, without resume"
+                )
+            if name != EVALUATE and entry["run_id"] == self.run.run_id:
+                self._runs[name] = self.run.ended_stage(name, order=self._place(name))
+            self._results[name] = StageResult(
+                name=name,
+                trainable=entry["trainable"],
+                steps=entry["steps"],
+                seconds=entry["seconds"],
+                history=[Epoch(**epoch) for epoch in entry["history"]],
+                validation=self.scores(network, self.splits.validation),
+                kept_epoch=entry["kept_epoch"],
+                learning_rate=entry["learning_rate"],
+                diagnosis=self._diagnosis(name, network),
+            )
+            if name == INSERT:
+                self.shifts = self._shifts(network)
+        return list(self.journal.ended)
 
     def adopt_earlier(self) -> None:
         """Take the results of the stages that earlier runs performed before the first one of this run."""
         for name, stored in self._earlier.items():
-            if stored.model_uri is not None:
+            if stored.model_uri is not None and name not in self._results:
                 network = self.network(name)
                 self._results[name] = StageResult(
                     name=name,
@@ -136,12 +174,12 @@ class Ledger:
         """Copy the stage's network to ``best.keras`` and name it in MLflow."""
         path = self.directory / "best.keras"
         if self._path(name).is_file():
-            shutil.copyfile(self._path(name), path)
+            files.copy(self._path(name), path)
         else:
-            self.network(name).save(path)
+            files.save(self.network(name), path)
         self.run.log_best(stage_label(self._place(name), name), self._results[name])
         how = self.settings.tracking
-        uri = self._runs[name].model_uri if name in self._runs else self._earlier[name].model_uri
+        uri = self._model_uri(name)
         if how.register_as is not None and uri is not None:
             self.run.register(uri, how.register_as, how.alias)
         return path
@@ -169,15 +207,34 @@ class Ledger:
         )
 
     def keep(self, network: keras.Model, result: StageResult) -> None:
-        """Keep what a stage of this run left: its result, and its network in a file and in MLflow."""
-        self._results[result.name] = result
-        network.save(self._path(result.name))
-        run = self._runs[result.name]
-        run.log_result(result)
+        """Keep what a stage of this run left: its network in a file and in MLflow, and its result."""
+        name = result.name
+        self._results[name] = result
+        files.save(network, self._path(name))
+        run, digest = self._runs[name], weights_digest(network)
         if self.settings.tracking.log_models:
             images = next(iter(self.splits.validation.batches(1)))[0]
             run.log_model(network, images.numpy())
-        self._look_at(network, result.name)
+        run.log_result(result)
+        run.set_tags({WEIGHTS: digest})
+        self._look_at(network, name)
+        # Last: what has ended is not done again.
+        self.journal.end_stage(
+            name,
+            {
+                "key": self.journal.content["identity"]["keys"][name],
+                "run_id": self.run.run_id,
+                "model_uri": run.model_uri,
+                "network": str(self._path(name).absolute()),
+                "weights": digest,
+                "trainable": result.trainable,
+                "steps": result.steps,
+                "seconds": result.seconds,
+                "history": [asdict(epoch) for epoch in result.history],
+                "kept_epoch": result.kept_epoch,
+                "learning_rate": result.learning_rate,
+            },
+        )
 
     def _look_at(self, network: keras.Model, name: str) -> None:
         """Diagnose what a stage left, once it is kept; what fails is missing and costs nothing else."""
@@ -185,9 +242,8 @@ class Ledger:
         if diagnosis is not None:
             self._results[name] = replace(self._results[name], diagnosis=diagnosis)
             self._runs[name].log_metrics(diagnosis_metrics(diagnosis))
-        if name == INSERT and self.start.transfers:
-            # Behind insertion the network still computes what the baseline did, and every place has its layer.
-            self.shifts = attempt("the shift between the data sets", lambda: self._shifts(network)) or ()
+        if name == INSERT:
+            self.shifts = self._shifts(network)
             if self.shifts:
                 self._runs[name].log_metrics(shift_metrics(self.shifts))
 
@@ -203,9 +259,28 @@ class Ledger:
         )
 
     def _shifts(self, network: keras.Model) -> tuple[LayerShift, ...]:
+        """How the two data sets differ for each layer of the network that insertion left.
+
+        Behind insertion the network still computes what the baseline did, and every place has its layer.
+        """
+        if not self.start.transfers:
+            return ()
         size, seed = self.settings.evaluation.batch_size, self.settings.seed
         before, after = self.start.source_splits.unlabelled, self.splits.unlabelled
-        return measure_shift(network, before.mixed(size, seed=seed), after.mixed(size, seed=seed))
+        measured = attempt(
+            "the shift between the data sets",
+            lambda: measure_shift(network, before.mixed(size, seed=seed), after.mixed(size, seed=seed)),
+        )
+        return measured or ()
+
+    def _model_uri(self, name: str) -> str | None:
+        """Where MLflow has the network of a stage, of this run or of an earlier one."""
+        if name in self._runs:
+            return self._runs[name].model_uri
+        if self.has(name):
+            uri = self.journal.ended[name]["model_uri"]
+            return None if uri is None else str(uri)
+        return self._earlier[name].model_uri
 
     def _path(self, name: str) -> Path:
         return self._models / f"{stage_label(self._place(name), name)}.keras"
@@ -259,7 +334,7 @@ class OpenStage:
                 name=self._name,
                 trainable=trained.trainable if trained else 0,
                 steps=trained.steps if trained else 0,
-                seconds=time.monotonic() - self._start,
+                seconds=time.monotonic() - self._start + (trained.seconds_before if trained else 0),
                 history=list(trained.history) if trained and with_history else [],
                 validation=self._ledger.scores(network, self._ledger.splits.validation),
                 kept_epoch=trained.kept_epoch if trained else 0,

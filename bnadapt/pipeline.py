@@ -1,8 +1,9 @@
 """The experiment, in stage order: baseline, insert, the schedule's training stages, control, evaluate."""
 
 import math
+import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -12,11 +13,16 @@ from rich.console import Console
 
 from bnadapt import account
 from bnadapt.config import BASELINE, CONTROL, EVALUATE, INSERT, Settings, StageSettings, chosen_stages
+from bnadapt.data.reading import reading
 from bnadapt.evaluation.results import StageResult, Verdict
 from bnadapt.evaluation.verdict import judge
+from bnadapt.journal import journals
 from bnadapt.ledger import Ledger, OpenStage
 from bnadapt.normalization.policy import ALL
 from bnadapt.procedure import Listener, Procedure
+from bnadapt.report.subject import subject
+from bnadapt.resuming import identity_of, look_back, open_journal, telling_how_to_go_on
+from bnadapt.secrets import redacted_values
 from bnadapt.start import prepare
 from bnadapt.tracking.store import Tracker
 from bnadapt.training.fit import Trained
@@ -51,42 +57,72 @@ def run_pipeline(
         BnadaptError: something that the user can mend; the stages that had ended are recorded.
     """
     console = Console(markup=False, highlight=False)  # names and paths may hold brackets
+    program = os.environ.get("BNADAPT_COMMAND", "bnadapt")
     tracker = Tracker(settings.tracking, Path.cwd())
     start = prepare(settings, tracker, command)
-    account.print_plan(console, settings, start)
-    verdict = None
-    with tracker.pipeline(
-        start.run_name,
-        parameters=start.parameters,
-        tags={**(tags or {}), **({"from_run": settings.from_run} if settings.from_run else {})},
-        config_yaml=yaml.safe_dump(asdict(settings), sort_keys=False, allow_unicode=True),
-        command=shlex.join(command),
-    ) as run:
-        account.record_start(run, settings, start)
-        ledger = Ledger(settings, start, tracker, run, run_directory)
-        work = _Work(Procedure(settings, start, Display(console, settings.progress)), ledger)
-        network = start.network
-        stages = chosen_stages(settings)
+    identity = identity_of(settings, start, tracker)
+    with journals(Path.cwd() / settings.checkpoints.directory) as known:
+        earlier = look_back(known, settings, identity, tracker)
+        if earlier.ended:
+            account.print_ended(console, settings, earlier.ended, tracker)
+            return Outcome(earlier.ended.run_id, [], None)
+        account.print_plan(console, settings, start)
+        verdict = None
+        with (
+            tracker.pipeline(
+                start.run_name,
+                parameters=start.parameters,
+                tags={**(tags or {}), **earlier.tags(settings)},
+                config_yaml=yaml.safe_dump(
+                    redacted_values(asdict(settings)), sort_keys=False, allow_unicode=True
+                ),
+                command=shlex.join(command),
+                resume=earlier.journal.run_id if earlier.journal else None,
+            ) as run,
+            telling_how_to_go_on(run.run_id, settings, program),
+            reading(),
+        ):
+            account.print_cut_off(console, run.cut_off)
+            journal = open_journal(known, earlier, run.run_id, identity, settings, run_directory, command)
+            account.record_start(run, settings, start)
+            ledger = Ledger(settings, start, tracker, run, journal)
+            procedure = Procedure(settings, start, Display(console, settings.progress), journal.fits)
+            work = _Work(procedure, ledger)
+            account.print_adopted(console, earlier, ledger.adopt_ended())
+            network = start.network
+            stages = chosen_stages(settings)
 
-        if BASELINE in stages:
-            with ledger.stage(BASELINE, start.baseline) as stage:
-                network = _baseline(work, stage, network)
-        if INSERT in stages:
-            with ledger.stage(INSERT) as stage:
-                network = _insert(work, stage, network)
-        for name, how in settings.schedule.items():
-            if name in stages:
-                with ledger.stage(name, how) as stage:
-                    _train(work, stage, network, name, how)
-        if EVALUATE in stages:
-            ledger.adopt_earlier()
-            if settings.evaluation.control:
-                _control(work)
-            verdict = _evaluate(work)
+            if BASELINE in stages:
+                network = _stage(work, BASELINE, network, _baseline, start.baseline)
+            if INSERT in stages:
+                network = _stage(work, INSERT, network, _insert)
+            for name, how in settings.schedule.items():
+                if name in stages:
+                    network = _stage(work, name, network, _training(name, how), how)
+            if EVALUATE in stages:
+                ledger.adopt_earlier()
+                if settings.evaluation.control:
+                    _control(work)
+                verdict = _evaluate(work)
 
-        account.record(run, start, ledger, verdict)
+            account.record(run, start, ledger, verdict)
+        journal.finish(account.outcome_of(ledger, verdict))
     account.print_outcome(console, settings, ledger, verdict, tracker, command)
     return Outcome(run.run_id, ledger.results, verdict)
+
+
+def _stage(
+    work: "_Work",
+    name: str,
+    network: keras.Model,
+    perform: Callable[["_Work", OpenStage, keras.Model], keras.Model],
+    *how: StageSettings,
+) -> keras.Model:
+    """The network that a stage leaves: performed here, or by an earlier process."""
+    if work.ledger.has(name):
+        return work.ledger.network(name)
+    with work.ledger.stage(name, *how) as stage:
+        return perform(work, stage, network)
 
 
 def _baseline(work: "_Work", stage: OpenStage, network: keras.Model) -> keras.Model:
@@ -103,21 +139,26 @@ def _insert(work: "_Work", stage: OpenStage, network: keras.Model) -> keras.Mode
     sites, change, relative = inserted.sites, inserted.change, inserted.relative_change
     stage.run.log_metrics({"largest_output_change": change, "largest_output_change_relative": relative})
     stage.run.log_text("sites.txt", str(sites))
+    validation, things = work.procedure.splits.validation, subject(work.procedure.splits.image_shape)
     work.procedure.say(
-        f"insert: {len(sites)} batch normalization layers; largest change of any output on the "
-        f"{work.procedure.splits.validation.size:,} validation images {change:.1e} ({relative:.1e} of the outputs' "
-        "standard deviation)"
+        f"insert: {len(sites)} batch normalization layers; largest change of any output on the {validation.size:,} "
+        f"validation {things} {change:.1e} ({relative:.1e} of the outputs' standard deviation)"
     )
     stage.finish(inserted.network)
     return inserted.network
 
 
-def _train(work: "_Work", stage: OpenStage, network: keras.Model, name: str, how: StageSettings) -> None:
-    """Train what the stage declares, and nothing else; changes the network."""
-    stage.log_start(network)
-    trained = work.procedure.train(network, name, how, _listener(stage))
-    stage.run.log_text("moved.txt", "\n".join(trained.moved))
-    stage.finish(network, trained)
+def _training(name: str, how: StageSettings) -> Callable[["_Work", OpenStage, keras.Model], keras.Model]:
+    """What trains what a stage declares, and nothing else; it changes the network."""
+
+    def train(work: "_Work", stage: OpenStage, network: keras.Model) -> keras.Model:
+        stage.log_start(network)
+        trained = work.procedure.train(network, name, how, _listener(stage))
+        stage.run.log_text("moved.txt", "\n".join(trained.moved))
+        stage.finish(network, trained)
+        return network
+
+    return train
 
 
 def _control(work: "_Work") -> None:
@@ -160,7 +201,11 @@ def _evaluate(work: "_Work") -> Verdict:
     with work.ledger.stage(EVALUATE):
         for result in work.ledger.results:
             work.ledger.test(result.name)
-        verdict = judge(work.ledger.results, resamples=work.procedure.settings.evaluation.bootstrap)
+        verdict = judge(
+            work.ledger.results,
+            resamples=work.procedure.settings.evaluation.bootstrap,
+            things=subject(work.procedure.splits.image_shape),
+        )
         path = work.ledger.keep_best(verdict.best)
         work.procedure.say(f"kept: {verdict.best} in {path}")
         patch = work.ledger.keep_patch(verdict.best)

@@ -1,19 +1,18 @@
 """What the stages do to a network, without recording any of it: pipelines, comparisons and searches share it."""
 
-import hashlib
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import keras
 
-from bnadapt.config import BASELINE, INSERT, STATISTICS, Settings, StageSettings
+from bnadapt.config import BASELINE, INSERT, STATISTICS, DataSettings, Settings, StageSettings
 from bnadapt.data.splits import Split, Splits
 from bnadapt.evaluation.results import Epoch, Scores
 from bnadapt.evaluation.scores import largest_change, predict, score
 from bnadapt.models.fit_to_data import fit_to_data
 from bnadapt.normalization.policy import BATCH_NORM, HEAD
-from bnadapt.normalization.proof import fingerprint
 from bnadapt.normalization.statistics import calibrate
 from bnadapt.rehearsal import find_chosen_sites, has_batch_norm
 from bnadapt.start import Start
@@ -65,11 +64,13 @@ class Procedure:
         settings: What was asked for.
         start: What it starts from.
         display: Shows the progress of training.
+        fits: Where the state of a fit in progress is kept, a file each; what lies there is gone on with. None: nowhere.
     """
 
     settings: Settings
     start: Start
     display: Display = field(repr=False)
+    fits: Path | None = None
 
     @property
     def splits(self) -> Splits:
@@ -178,10 +179,12 @@ class Procedure:
             on_policy=listener.policy,
             on_rate=listener.rate,
             on_epoch=lambda epoch: listener.epoch(replace(epoch, number=epoch.number + done), prefix),
+            checkpoint=None if self.fits is None else self.fits / f"{name.replace('/', '-')}.checkpoint",
+            every_steps=self.settings.checkpoints.every_steps,
+            class_weights=self._data_of(splits).class_weights,
         )
 
-
-def weights_digest(network: keras.Model) -> str:
-    """SHA-256 over every weight and its path, 64 hexadecimal digits."""
-    lines = [f"{path} {digest}" for path, digest in sorted(fingerprint(network).items())]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    def _data_of(self, splits: Splits) -> DataSettings:
+        """The settings of the data that these splits are of."""
+        source = self.settings.baseline_data
+        return source if source is not None and splits is self.start.source_splits else self.settings.data

@@ -1,11 +1,13 @@
 """What a pipeline starts from: the data, the first network, and what the plan says before it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import keras
 
+from bnadapt.checks.pipeline import single_image_mistake
 from bnadapt.config import (
     BASELINE,
     INSERT,
@@ -21,13 +23,21 @@ from bnadapt.data.splits import Splits
 from bnadapt.errors import StageError
 from bnadapt.identity import overrides, parameters_of_run, run_name
 from bnadapt.models.build import build
-from bnadapt.models.fit_to_data import Fitted, fit_to_data, input_shape, load_file, returns_probabilities
+from bnadapt.models.fit_to_data import (
+    Fitted,
+    fit_to_data,
+    input_shape,
+    returns_probabilities,
+    with_pixels,
+)
+from bnadapt.models.load import load_file
+from bnadapt.models.precision import with_precision
 from bnadapt.normalization.patch import apply_patch
 from bnadapt.normalization.policy import ALL, HEAD
 from bnadapt.rehearsal import notes_on_statistics, rehearse
 from bnadapt.report.plan import PlanStage
+from bnadapt.secrets import redacted
 from bnadapt.stages import needed_before, require_stages
-from bnadapt.surgery.preprocess import with_rescaling
 from bnadapt.surgery.rebuild import without_recorded_training
 from bnadapt.surgery.sites import Sites
 from bnadapt.tracking.history import StoredStage, parameters_of, stages_of
@@ -36,6 +46,7 @@ from bnadapt.tracking.store import Tracker
 from bnadapt.tracking.versions import versions
 
 AUTO = "auto"
+ROWS_AT_ONCE = 4096  # of a table, where its means and variances are measured
 
 
 @dataclass(frozen=True)
@@ -83,7 +94,7 @@ def prepare(
     tracker: Tracker,
     command: Sequence[str] = ("bnadapt",),
     *,
-    read: Callable[[DataSettings, tuple[int, int, int]], Splits] | None = None,
+    read: Callable[[DataSettings, tuple[int, ...]], Splits] | None = None,
 ) -> Start:
     """Get the data and the first network, and find out everything that can go wrong before training.
 
@@ -109,10 +120,13 @@ def prepare(
     source = describe(settings.baseline_data) if settings.baseline_data else target
     keras.utils.set_random_seed(settings.seed)
     if BASELINE in stages:
-        fitted = _first_network(settings, tracker, settings.baseline_data or settings.data, source)
+        fitted = _first_network(settings, tracker, settings.baseline_data or settings.data, source, read)
     else:
         fitted = _network_of(settings, tracker, earlier, stages, target)
     splits = read(settings.data, image_shape_for(settings.data, target, fitted.network))
+    mistake = single_image_mistake(settings, splits.train.size)
+    if mistake is not None:
+        raise StageError(mistake)
     same = settings.baseline_data is None or not {BASELINE, INSERT} & set(stages)
     source_splits = splits if same else read(settings.baseline_data, splits.image_shape)  # type: ignore[arg-type]
     on_target = _with_head_for(fitted.network, splits)
@@ -140,7 +154,7 @@ def prepare(
         stages=plan,
         notes=tuple(notes),
         parameters=parameters | overrides(command),
-        run_name=settings.tracking.run_name or run_name(parameters),
+        run_name=redacted(settings.tracking.run_name or run_name(parameters)),
         versions=running,
     )
 
@@ -169,8 +183,8 @@ def _require_same_data(
 
 def image_shape_for(
     settings: DataSettings, description: Description, network: keras.Model
-) -> tuple[int, int, int]:
-    """Height, width and channels that a network gets from a data set."""
+) -> tuple[int, ...]:
+    """Height, width and channels that a network gets from a data set, or ``(features,)`` of rows of numbers."""
     return choose_image_shape(settings, description, input_shape(network))
 
 
@@ -181,25 +195,40 @@ def summary_of(network: keras.Model) -> str:
     return "\n".join(lines)
 
 
-def _first_network(settings: Settings, tracker: Tracker, data: DataSettings, source: Description) -> Fitted:
+def _first_network(
+    settings: Settings,
+    tracker: Tracker,
+    data: DataSettings,
+    source: Description,
+    read: Callable[[DataSettings, tuple[int, ...]], Splits],
+) -> Fitted:
     model = settings.model
     if model.kind != "file":
         shape = choose_image_shape(data, source)
-        return Fitted(build(model, shape, len(source.classes)), None, ())
+
+        def rows() -> Iterator[Any]:
+            return (rows for rows, _ in read(data, shape).unlabelled.batches(ROWS_AT_ONCE))
+
+        return Fitted(build(model, shape, len(source.classes), rows), None, ())
     assert model.path is not None
-    network = load_file(Path(model.path)) if ":/" not in model.path else load_model(tracker.uri, model.path)
+    network = (
+        load_file(Path(model.path), model)
+        if ":/" not in model.path
+        else load_model(tracker.uri, model.path, model)
+    )
     notes: tuple[str, ...] = ()
     plain = without_recorded_training(network)
     if plain is not network:
         network = plain
         notes = ("parts that were called with training=False follow the stages' settings instead",)
-    network = with_rescaling(network, (model.input_range[0], model.input_range[1]))
+    network = with_pixels(network, model.input_range)
     if model.patch is not None:
         network = apply_patch(network, model.patch)
         notes = (*notes, f"the network is that of the file with the patch {model.patch}")
     shape = image_shape_for(data, source, network)
     fitted = fit_to_data(network, shape, len(source.classes), always_new_head=model.head == "new")
-    return replace(fitted, notes=(*notes, *fitted.notes))
+    converted, precise = with_precision(fitted.network, model.precision)
+    return replace(fitted, network=converted, notes=(*notes, *fitted.notes, *precise))
 
 
 def _network_of(
@@ -213,7 +242,7 @@ def _network_of(
     before = [name for name in order[: order.index(stages[0])] if name in earlier and earlier[name].model_uri]
     uri = earlier[before[-1]].model_uri
     assert uri is not None  # require_stages has seen to it
-    network = load_model(tracker.uri, uri)
+    network = load_model(tracker.uri, uri, settings.model)
     if network.output_shape[-1] != len(target.classes):
         raise StageError(
             f"from_run={settings.from_run}: the network of stage {before[-1]} tells {network.output_shape[-1]} classes "

@@ -13,12 +13,13 @@ INFORMATION = re.compile(r"I0000 |WARNING: All log messages before absl::Initial
 NO_DRIVER = re.compile(r"E0000 .*failed call to cuInit")
 
 
-def start_tensorflow() -> None:
+def start_tensorflow(deterministic: bool = False) -> None:
     """Import TensorFlow and let it look for devices, and keep what it writes meanwhile at level INFO to itself.
 
     TensorFlow 2.21 writes several such messages at every start, before it has read the variable that should
     silence them; they come from C++, past Python's streams. The complaint about a CUDA driver is dropped only
-    where there is no NVIDIA device that could need one.
+    where there is no NVIDIA device that could need one. With ``deterministic`` TensorFlow takes only kernels that give
+    the same bits every time.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -30,6 +31,8 @@ def start_tensorflow() -> None:
         import tensorflow
 
         tensorflow.config.list_physical_devices()
+        if deterministic:
+            tensorflow.config.experimental.enable_op_determinism()
 
 
 @contextmanager

@@ -42,11 +42,15 @@ class Finished:
         return {run.data.tags["stage"]: run for run in found}
 
 
+def environment(cwd: Path) -> dict[str, str]:
+    return {**os.environ, "XDG_CACHE_HOME": str(cwd / "cache"), "COLUMNS": "100", "PYTHONUNBUFFERED": "1"}
+
+
 def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "bnadapt", *arguments],
         cwd=cwd,
-        env={**os.environ, "XDG_CACHE_HOME": str(cwd / "cache"), "COLUMNS": "100", "PYTHONUNBUFFERED": "1"},
+        env=environment(cwd),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -9,7 +9,9 @@ import pytest
 
 # Imports run downwards only; what stands on one floor may not import its neighbours' floor above.
 FLOORS = [
-    {"errors", "interruption", "startup"},
+    {"errors", "interruption", "locking", "startup"},
+    {"files", "secrets"},
+    {"journal"},
     {"config"},
     {"checks"},
     {"stages"},
@@ -19,9 +21,10 @@ FLOORS = [
     {"training", "report", "tracking"},
     {"artifacts", "identity", "rehearsal"},
     {"start"},
+    {"resuming"},
     {"ledger"},
     {"account", "procedure"},
-    {"pipeline", "comparison", "search"},
+    {"pipeline", "comparison", "repetition", "search"},
     {"cli"},
     {"__main__"},
 ]

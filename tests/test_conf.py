@@ -14,7 +14,12 @@ from bnadapt.config import Settings, SwitchSettings
 CONF = configuration_directory()
 GROUPS = ("data", "model", "placement", "schedule", "comparison", "search", "experiment")
 # What an option needs on the command line beside its name.
-NEEDS = {"tfds": ["data.name=any"], "folder": ["data.path=any"], "file": ["model.path=any"]}
+NEEDS = {
+    "tfds": ["data.name=any"],
+    "folder": ["data.path=any"],
+    "table": ["data.path=any"],
+    "file": ["model.path=any"],
+}
 
 
 def compose(*overrides: str) -> Settings:

@@ -40,7 +40,7 @@ def test_valid_settings_pass() -> None:
         (lambda s: setattr(s.data, "test_fraction", 1.0), "data.test_fraction=1.0: must be less than 1"),
         (lambda s: setattr(s.data, "test_fraction", 0.95), "leave nothing to train on"),
         (lambda s: setattr(s.data, "name", None), "data.name is missing: data=tfds needs data.name=NAME"),
-        (lambda s: setattr(s.data, "path", "x"), "data.path=x is used by data=folder only"),
+        (lambda s: setattr(s.data, "path", "x"), "data.path=x is used by data=folder and data=table only"),
         (
             lambda s: setattr(s.data, "shift", "fog"),
             "data.shift=fog: choose one of none, contrast, brightness",
@@ -61,6 +61,11 @@ def test_valid_settings_pass() -> None:
             "model.path is missing: model=file needs model.path=FILE.keras",
         ),
         (lambda s: setattr(s.model, "path", "a.keras"), "model.path=a.keras is used by model=file only"),
+        (
+            lambda s: setattr(s.model, "allow_lambda", True),
+            "model.allow_lambda=true is used by model=file only",
+        ),
+        (lambda s: setattr(s.model, "code", "a.py"), "model.code=a.py is used by model=file only"),
         (
             lambda s: setattr(s.model, "widths", [5, 0]),
             "model.widths=[5, 0]: every number must be at least 1",
@@ -146,7 +151,7 @@ def test_mistakes_are_named(change: Callable[[Settings], None], message: str) ->
 def test_a_batch_of_one_needs_moving_statistics_wherever_something_trains() -> None:
     settings = valid()
     settings.data.batch_size = 1
-    with pytest.raises(SettingsError, match=r"data.batch_size=1: .* schedule.STAGE.normalize=moving"):
+    with pytest.raises(SettingsError, match=r"data.batch_size=1: .* schedule.adapt.normalize=moving"):
         check(settings)
     settings.schedule["adapt"].train = ["statistics"]
     settings.schedule["finetune"].normalize = "moving"

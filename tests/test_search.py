@@ -24,7 +24,7 @@ from bnadapt.data.splits import ArraySplit, Splits
 from bnadapt.errors import SettingsError
 from bnadapt.evaluation.verdict import best_stage
 from bnadapt.pipeline import run_pipeline
-from bnadapt.procedure import weights_digest
+from bnadapt.normalization.proof import weights_digest
 from bnadapt.search.run import SearchOutcome, run_search
 from bnadapt.search.space import draw
 from bnadapt.search.study import finished

@@ -3,7 +3,36 @@
 import re
 
 from bnadapt.checks.selectors import bad_patterns, selector_mistakes, switch_mistakes
-from bnadapt.config import FIXED_STAGES, STATISTICS, DataSettings, Settings, inserts, stage_order, takes_steps
+from bnadapt.config import (
+    FIXED_STAGES,
+    PER_CHANNEL,
+    STATISTICS,
+    DataSettings,
+    Settings,
+    StageSettings,
+    inserts,
+    stage_order,
+    takes_steps,
+)
+
+_WITHOUT_BATCH_NORM = ("head", "biases", STATISTICS)  # what trains without any batch normalization
+_NOT_FOR_TABLES = {
+    **dict.fromkeys(
+        (
+            "name",
+            "dir",
+            "download",
+            "train_split",
+            "validation_split",
+            "test_split",
+            "image_feature",
+            "label_feature",
+        ),
+        "TensorFlow Datasets sets",
+    ),
+    **dict.fromkeys(("image_size", "shift", "severity", "shift_seed"), "images"),
+    "skip_corrupt": "image folders",
+}
 
 
 def contradictions(settings: Settings) -> list[str]:
@@ -21,6 +50,10 @@ def contradictions(settings: Settings) -> list[str]:
         mistakes.append(
             f"model.patch={model.patch} is used by model=file only, not by model.kind={model.kind}"
         )
+    if model.kind != "file" and model.allow_lambda:
+        mistakes.append(f"model.allow_lambda=true is used by model=file only, not by model.kind={model.kind}")
+    if model.kind != "file" and model.code is not None:
+        mistakes.append(f"model.code={model.code} is used by model=file only, not by model.kind={model.kind}")
     for key in ("widths", "filters"):
         if any(width < 1 for width in getattr(model, key)):
             mistakes.append(f"model.{key}={getattr(model, key)}: every number must be at least 1")
@@ -49,11 +82,13 @@ def contradictions(settings: Settings) -> list[str]:
         mistakes.append(
             "baseline.train=[statistics]: the baseline has no batch normalization that could use it"
         )
-    if settings.data.batch_size == 1 and not settings.comparison.arms and _normalizes_batches(settings):
-        mistakes.append(
-            "data.batch_size=1: batch normalization on batch statistics needs more than one image per step; "
-            "take data.batch_size=16 or more, or schedule.STAGE.normalize=moving for every stage"
+    if settings.data.batch_size == 1 and not settings.comparison.arms:
+        alone = (
+            "data.batch_size=1: batch normalization on batch statistics needs more than one image per step"
         )
+        names = stages_that_normalize_batches(settings)
+        if names:
+            mistakes.append(f"{alone}; take data.batch_size=16 or more, or {_moving(names)}")
     mistakes += _stage_contradictions(settings)
     return mistakes
 
@@ -64,9 +99,16 @@ def _data_contradictions(prefix: str, data: DataSettings) -> list[str]:
         mistakes.append(f"{prefix}.name is missing: {prefix}=tfds needs {prefix}.name=NAME or NAME/CONFIG")
     if data.source == "folder" and not data.path:
         mistakes.append(f"{prefix}.path is missing: {prefix}=folder needs {prefix}.path=DIR")
+    if data.source == "table":
+        mistakes += _table_contradictions(prefix, data)
+    elif data.label_column is not None:
+        mistakes.append(
+            f"{prefix}.label_column={data.label_column} is used by {prefix}=table only; "
+            f"{prefix}.label_feature chooses the label of a TensorFlow Datasets set"
+        )
     if data.source == "tfds" and data.path:
         mistakes.append(
-            f"{prefix}.path={data.path} is used by {prefix}=folder only; "
+            f"{prefix}.path={data.path} is used by {prefix}=folder and {prefix}=table only; "
             f"{prefix}.dir says where TensorFlow Datasets sets are prepared"
         )
     if data.image_size is not None and (len(data.image_size) != 2 or min(data.image_size) < 1):
@@ -84,10 +126,55 @@ def _data_contradictions(prefix: str, data: DataSettings) -> list[str]:
     return mistakes
 
 
-def _normalizes_batches(settings: Settings) -> bool:
-    return inserts(settings.placement) and any(
-        how.normalize == "batch" and takes_steps(how) for how in settings.schedule.values()
+def _table_contradictions(prefix: str, data: DataSettings) -> list[str]:
+    """What a table needs, and settings of images and of TensorFlow Datasets sets, which do nothing to it."""
+    mistakes = []
+    if not data.path:
+        mistakes.append(
+            f"{prefix}.path is missing: {prefix}=table needs {prefix}.path=FILE.csv, FILE.npz, or a folder with "
+            "train.csv"
+        )
+    default = DataSettings()
+    for key, user in _NOT_FOR_TABLES.items():
+        value = getattr(data, key)
+        if value != getattr(default, key):
+            mistakes.append(
+                f"{prefix}.{key}={value} is used by {user} only, not by {prefix}=table: leave it out"
+            )
+    return mistakes
+
+
+def stages_that_normalize_batches(settings: Settings) -> list[str]:
+    """Names of the chosen stages in which inserted batch normalization normalizes with the batch."""
+    chosen = settings.schedule if settings.stages is None else settings.stages
+    return [
+        name
+        for name, how in settings.schedule.items()
+        if name in chosen and inserts(settings.placement) and takes_steps(how) and _normalizes_batches(how)
+    ]
+
+
+def single_image_mistake(settings: Settings, training_images: int) -> str | None:
+    """What is wrong where one training image is all that there is for statistics of batches; None where nothing is."""
+    names = stages_that_normalize_batches(settings)
+    if training_images != 1 or not names:
+        return None
+    return (
+        "there is one training image: batch normalization on batch statistics needs more than one per step; take more "
+        f"(data.train_limit), or {_moving(names)}"
     )
+
+
+def _normalizes_batches(how: StageSettings) -> bool:
+    """Whether a stage's batch normalization normalizes with the batch; one that does not train never does."""
+    trains = any(each not in _WITHOUT_BATCH_NORM and not PER_CHANNEL.fullmatch(each) for each in how.train)
+    return (trains and how.normalize == "batch") or any(
+        switches.normalize == "batch" for switches in how.batch_norm.values()
+    )
+
+
+def _moving(names: list[str]) -> str:
+    return " ".join(f"schedule.{name}.normalize=moving" for name in names)
 
 
 def _stage_contradictions(settings: Settings) -> list[str]:

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from bnadapt.account import data_facts, shape, sizes, ui_line
+from bnadapt.account import PROVENANCE, data_facts, provenance, shape, sizes, ui_line
 from bnadapt.artifacts import attempt, keep_drawings, keep_report
 from bnadapt.comparison.arms import Repetition, settings_of
 from bnadapt.comparison.look import CloserLook
@@ -23,7 +23,9 @@ from bnadapt.report.comparison_contents import comparison_contents
 from bnadapt.report.comparison_drawings import comparison_drawings
 from bnadapt.report.comparison_material import ComparisonMaterial
 from bnadapt.report.comparison_tables import comparison_table, comparison_text
+from bnadapt.report.subject import are_rows, subject
 from bnadapt.report.tables import advice_text, duration
+from bnadapt.resuming import Earlier
 from bnadapt.start import Start
 from bnadapt.tracking.runs import PipelineRun
 from bnadapt.tracking.store import Tracker
@@ -77,14 +79,15 @@ def record_start(
 ) -> None:
     """Say what will be compared, and put it and the data's identity into the comparison's run."""
     splits, comparison = start.splits, settings.comparison
+    what = subject(splits.image_shape)
     rates = ", ".join(f"{rate:g}" for rate in comparison.learning_rates)
     seeds = ", ".join(str(settings.seed + seed) for seed in comparison.seeds)
     name = f"{start.source_splits.name} -> {splits.name}" if start.transfers else splits.name
     lines = [
         name,
-        f"  {sizes(splits)} images of {shape(splits)}, {len(splits.classes)} classes",
+        f"  {sizes(splits)} {what} of {shape(splits)}, {len(splits.classes)} classes",
         f"  network: {start.parameters['model']}",
-        f"  every arm: {comparison.steps:,} steps of {settings.data.batch_size} images, learning rates {rates}; "
+        f"  every arm: {comparison.steps:,} steps of {settings.data.batch_size} {what}, learning rates {rates}; "
         f"seeds {seeds}",
         *(f"  {note}" for note in (*start.notes, *left_out)),
         "",
@@ -93,6 +96,24 @@ def record_start(
     ]
     console.print("\n".join(lines), soft_wrap=True)
     run.log_text("plan.txt", "\n".join(lines))
+    run.log_text(PROVENANCE, json.dumps(provenance(start), indent=1, ensure_ascii=False))
+
+
+def print_adopted(console: Console, earlier: Earlier) -> None:
+    """Say that an interrupted comparison is gone on with; every arm that had ended says so in its own line."""
+    if earlier.journal is not None:
+        console.print(f"goes on with run {earlier.journal.run_id}", soft_wrap=True)
+        console.print(f"  in {earlier.journal.run_directory}\n", soft_wrap=True)
+
+
+def outcome_of(comparisons: Sequence[Comparison], report: Path | None) -> dict[str, Any]:
+    """What a comparison that has ended leaves in its journal."""
+    last = comparisons[-1]
+    return {
+        "sentences": list(last.sentences),
+        "best": last.recommended,
+        "report": None if report is None else str(report.absolute()),
+    }
 
 
 def record(run: PipelineRun, results: Sequence[ArmResult], comparisons: Sequence[Comparison]) -> None:
@@ -163,6 +184,7 @@ def material(
         run_id=run.run_id,
         seconds=seconds,
         labels=f"{100 * fraction:g} % of the labels" if fraction is not None else "",
+        rows=are_rows(start.splits.image_shape),
     )
 
 

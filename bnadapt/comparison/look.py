@@ -10,6 +10,7 @@ from bnadapt.config import UNTOUCHED
 from bnadapt.evaluation.changes import changed_images, images_at
 from bnadapt.evaluation.diagnostics import diagnose, measure_shift
 from bnadapt.evaluation.results import Diagnosis, LayerShift
+from bnadapt.models.load import load_file
 from bnadapt.report.look import Look
 from bnadapt.start import Start
 
@@ -33,7 +34,7 @@ def look_closely(work: "Work", place: int, start: Start) -> CloserLook:
     diagnosis = attempt(
         "the diagnosis of the recommended network",
         lambda: diagnose(
-            keras.saving.load_model(work.done[place].path, compile=False),
+            load_file(work.done[place].path, work.settings.model),
             start.splits.unlabelled.mixed(sizes.evaluation.batch_size, seed=seed),
             start.splits.validation.mixed(sizes.data.batch_size, seed=seed),
         ),
@@ -63,9 +64,10 @@ def _look(work: "Work", place: int, start: Start) -> Look:
 
 def _shifts(work: "Work", start: Start) -> tuple[LayerShift, ...]:
     """How differently the two data sets reach each place where batch normalization was put."""
-    if not start.transfers or work.inserted is None:
+    path = work.calibrated() if start.transfers else None
+    if path is None:
         return ()
-    network = keras.saving.load_model(work.inserted, compile=False)
+    network = load_file(path, work.settings.model)
     size, seed = work.settings.evaluation.batch_size, work.settings.seed
     before, after = start.source_splits.unlabelled, start.splits.unlabelled
     return measure_shift(network, before.mixed(size, seed=seed), after.mixed(size, seed=seed))

@@ -1,8 +1,8 @@
 """The comparison, in order: repetitions with their baselines and arms, then the test images, then the choice."""
 
 import math
+import os
 import shlex
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,22 +12,29 @@ import keras
 import yaml
 from rich.console import Console
 
+from bnadapt.account import print_ended
 from bnadapt.artifacts import attempt
 from bnadapt.comparison import account
 from bnadapt.comparison.arms import Repetition, repetitions, runnable, settings_of
+from bnadapt.comparison.attempts import Attempt, attempt_rate
 from bnadapt.comparison.look import look_closely
-from bnadapt.comparison.work import Done, Networks, Reader, Work
-from bnadapt.config import BASELINE, STATISTICS, ArmSettings, Settings
+from bnadapt.comparison.memory import Keys, Memory, identity_of, look_back, others
+from bnadapt.comparison.origins import Networks, Reader
+from bnadapt.comparison.work import Done, Work
+from bnadapt.config import ArmSettings, Settings
 from bnadapt.errors import StageError
 from bnadapt.evaluation.arms import ArmResult, Comparison, RateTried
 from bnadapt.evaluation.compare import compare
-from bnadapt.evaluation.results import Scores
-from bnadapt.evaluation.verdict import rank_of
-from bnadapt.procedure import Listener, Procedure
+from bnadapt.files import copy
+from bnadapt.journal import journals
+from bnadapt.models.load import load_file
+from bnadapt.normalization.proof import weights_digest
+from bnadapt.procedure import Procedure
+from bnadapt.report.subject import subject
+from bnadapt.resuming import open_journal, telling_how_to_go_on
+from bnadapt.secrets import redacted_values
 from bnadapt.start import Start, prepare
 from bnadapt.tracking.store import Tracker
-from bnadapt.training.fit import Trained
-from bnadapt.training.progress import Display
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,8 @@ def run_comparison(
 
     Args:
         settings: Checked settings.
-        run_directory: Gets the recommended network, the report and its plots.
+        run_directory: Gets the recommended network, the report and its plots; where a comparison is gone on with,
+            the directory of its first process does.
         command: The words that the user typed.
         tags: What the run shall be found by beside its parameters.
 
@@ -58,88 +66,123 @@ def run_comparison(
         BnadaptError: something that the user can mend; the arms that had ended are recorded.
     """
     console = Console(markup=False, highlight=False)  # names and paths may hold brackets
+    program = os.environ.get("BNADAPT_COMMAND", "bnadapt")
     tracker = Tracker(settings.tracking, Path.cwd())
     began = time.monotonic()
     read = Reader()
     every = list(repetitions(settings))
     first = prepare(every[0].settings, tracker, command, read=read)
-    arms, left_out = runnable(settings, first)
-    with tracker.pipeline(
-        account.run_name(settings, first),
-        parameters=account.parameters(settings, first),
-        tags={key: value for key, value in (tags or {}).items() if key != "schedule"}
-        | {"kind": "comparison"},
-        config_yaml=yaml.safe_dump(asdict(settings), sort_keys=False, allow_unicode=True),
-        command=shlex.join(command),
-    ) as run:
-        work = Work(settings, arms, run, run_directory / "models", console, len(every) * len(arms))
-        account.record_start(console, run, settings, first, arms, left_out)
-        for repetition in every:
-            start = (
-                first if repetition is every[0] else prepare(repetition.settings, tracker, command, read=read)
+    identity = identity_of(settings, first, tracker)
+    with journals(Path.cwd() / settings.checkpoints.directory) as known:
+        earlier = look_back(known, settings, identity, tracker)
+        if earlier.ended:
+            print_ended(console, settings, earlier.ended, tracker)
+            return ComparisonOutcome(earlier.ended.run_id, [], [])
+        arms, left_out = runnable(settings, first)
+        with (
+            tracker.pipeline(
+                account.run_name(settings, first),
+                parameters=account.parameters(settings, first),
+                tags={key: value for key, value in (tags or {}).items() if key != "schedule"}
+                | {"kind": "comparison"},
+                config_yaml=yaml.safe_dump(
+                    redacted_values(asdict(settings)), sort_keys=False, allow_unicode=True
+                ),
+                command=shlex.join(command),
+                resume=earlier.journal.run_id if earlier.journal else None,
+            ) as run,
+            telling_how_to_go_on(run.run_id, settings, program),
+        ):
+            journal = open_journal(known, earlier, run.run_id, identity, settings, run_directory, command)
+            directory = journal.run_directory
+            memory = Memory(journal, others(known, settings, identity, run.run_id))
+            work = Work(settings, arms, run, memory, console, len(every) * len(arms), began)
+            account.record_start(console, run, settings, first, arms, left_out)
+            account.print_adopted(console, earlier)
+            for repetition in every:
+                again = repetition is not every[0]
+                start = prepare(repetition.settings, tracker, command, read=read) if again else first
+                _repeat(work, repetition, start)
+            _test(work, first)
+            comparisons = _compare(work)
+            account.record(run, work.results, comparisons)
+            # From here on nothing that fails may cost what was found.
+            recommended = work.recommended(comparisons[-1])
+            look = look_closely(work, recommended, first)
+            best = attempt(
+                "keeping the recommended network",
+                lambda: work.keep(recommended, directory / "best.keras", first),
             )
-            _repeat(work, repetition, start)
-        _test(work, first)
-        comparisons = _compare(work)
-        account.record(run, work.results, comparisons)
-        # From here on nothing that fails may cost what was found.
-        recommended = work.recommended(comparisons[-1])
-        look = look_closely(work, recommended, first)
-        best = attempt(
-            "keeping the recommended network",
-            lambda: work.keep(recommended, run_directory / "best.keras", first),
-        )
-        seconds = time.monotonic() - began
-        material = account.material(work, first, (*left_out, *work.notes), comparisons, look, seconds)
-        report = account.record_report(run, run_directory, material)
+            notes = (*left_out, *work.notes)
+            material = account.material(work, first, notes, comparisons, look, work.seconds)
+            report = account.record_report(run, directory, material)
+        if best is not None:  # else the same command tries again
+            journal.finish(account.outcome_of(comparisons, report))
+            work.remove_networks()
     account.print_outcome(console, settings, tracker, material, report, best)
     return ComparisonOutcome(run.run_id, work.results, comparisons)
 
 
 def _repeat(work: Work, repetition: Repetition, start: Start) -> None:
-    """Train one baseline, unless it is there, and every arm from it."""
+    """Train one baseline, unless it is there, and every arm from it that has not ended."""
     work.begin(repetition, start)
-    procedure = Procedure(repetition.settings, start, Display(work.console, work.settings.progress))
-    baseline = work.baseline(repetition, start, procedure)
-    networks = Networks(work.directory, baseline, start)
+    keys = Keys(start, work.memory.code)
+    baseline = work.baseline(repetition, start, keys)
+    networks = work.networks = Networks(work.directory, repetition, start, baseline)
     for name, arm in list(work.arms.items()):
-        with work.recording(name, account.parameters_of(repetition, arm)) as run:
-            result = _run_arm(work, networks, repetition, start, name, arm)
-            if isinstance(result, Done):
-                work.finish(
-                    replace(result, run=run), networks.begun(settings_of(repetition.settings, arm, None))
-                )
+        settings = settings_of(repetition.settings, arm, None)
+        path = work.file(f"{name}_s{repetition.seed}_{repetition.labels or 'all'}")
+        rates = work.rates(name, arm, repetition)
+        key = keys.of(settings, baseline.digest, rates, work.all_rates(arm))
+        known = work.memory.find(path.stem, key)
+        parameters = account.parameters_of(repetition, arm)
+        if known is not None and known.origin is None:
+            made = work.remembered(name, repetition, known, path)
+            work.finish(name, repetition, made, work.ended_run(name, parameters), "had ended")
+            continue
+        with work.recording(name, parameters) as run:
+            if known is not None:
+                made = work.remembered(name, repetition, known, path)
             else:
-                work.leave_out(name, repetition, result, run)
+                made = _run_arm(work, networks, keys, name, arm, path)
+            before = networks.begun(Procedure(settings, start, work.silent))
+            work.record(made, before, run, known.origin if known else None)
+        work.keep_entry(
+            key, made, path, [_rate_file(path, number) for number in range(len(work.all_rates(arm)))]
+        )
+        work.finish(name, repetition, made, run, f"from run {known.origin}" if known else "")
 
 
 def _run_arm(
-    work: Work, networks: Networks, repetition: Repetition, start: Start, name: str, arm: ArmSettings
+    work: Work, networks: Networks, keys: Keys, name: str, arm: ArmSettings, path: Path
 ) -> Done | StageError:
     """Try the arm's learning rates and keep the best on the validation images; the error where all ran away."""
-    began = time.monotonic()
-    kept: _Attempt | None = None
-    failure = StageError(f"arm {name}: nothing was tried")
+    repetition = networks.repetition
+    kept: Attempt | None = None
+    failure = "nothing was tried"
     tried: list[RateTried] = []
+    seconds = 0.0
     rates = work.rates(name, arm, repetition)
     # A rate that another seed chose may run away here: then this one tries them all.
     for number, rate in enumerate([*rates, *(each for each in work.all_rates(arm) if each not in rates)]):
         if number >= len(rates) and kept is not None:
             break
         settings = settings_of(repetition.settings, arm, rate)
-        try:
-            made = _attempt(work, networks, settings, start, rate, work.file(f"try{number}"))
-        except StageError as error:  # it ran away; the others have not
-            work.console.print(f"  {name} at learning rate {rate:g}: {error}", soft_wrap=True)
+        made = attempt_rate(work, networks, keys, settings, rate, _rate_file(path, number))
+        seconds += made.seconds
+        if made.reached is None:
+            failure = made.failure
+            work.console.print(f"  {name} at learning rate {rate:g}: {failure}", soft_wrap=True)
             tried.append(RateTried(rate or 0.0, math.nan, math.nan))
-            failure = error
             continue
         if rate is not None:
-            tried.append(RateTried(rate, made.validation.accuracy, made.validation.loss))
+            scores = made.reached.validation
+            tried.append(RateTried(rate, scores.accuracy, scores.loss))
         if kept is None or made.rank > kept.rank:
             kept = made
-    if kept is None:
-        return failure
+    if kept is None or kept.reached is None:
+        return StageError(failure)
+    reached = kept.reached
     result = ArmResult(
         arm=name,
         seed=repetition.seed,
@@ -147,69 +190,33 @@ def _run_arm(
         baseline=networks.baseline.digest,
         learning_rate=kept.learning_rate,
         rates=tuple(tried) if len(tried) > 1 else (),
-        trainable=kept.trained.trainable,
-        steps=kept.trained.steps,
-        seconds=time.monotonic() - began,
-        kept=kept.stage,
-        history=kept.trained.history,
-        looks=kept.trained.looks,
-        validation=kept.validation,
+        trainable=reached.trained.trainable,
+        steps=reached.trained.steps,
+        seconds=seconds,
+        kept=reached.stage,
+        history=reached.trained.history,
+        looks=reached.trained.looks,
+        validation=reached.validation,
     )
-    path = work.file(f"{name}_s{repetition.seed}_{repetition.labels or 'all'}")
-    kept.path.replace(path) if kept.path.stem.startswith("try") else shutil.copyfile(kept.path, path)
-    return Done(result, path)
+    copy(kept.path, path)
+    return Done(result, path, weights_digest(load_file(path, repetition.settings.model)))
 
 
-@dataclass(frozen=True)
-class _Attempt:
-    """One arm at one learning rate."""
-
-    learning_rate: float | None
-    stage: str
-    trained: Trained
-    validation: Scores
-    path: Path
-
-    @property
-    def rank(self) -> tuple[float, float]:
-        return rank_of(self.validation)
-
-
-def _attempt(
-    work: Work, networks: Networks, settings: Settings, start: Start, rate: float | None, path: Path
-) -> _Attempt:
-    """Do the arm's stages one after the other; the best of them by validation is left in the file."""
-    keras.utils.clear_session()  # else every network that was ever trained stays in memory
-    procedure = Procedure(settings, start, work.silent)
-    begin = networks.inserted(procedure)
-    stage, scores = BASELINE, networks.scores[begin]
-    trained = Trained(0, (), 0, 0, ())
-    if not settings.schedule:
-        return _Attempt(rate, stage, trained, scores, begin)
-    network = keras.saving.load_model(begin, compile=False)
-    best: Scores | None = None
-    learns = any(how.train != [STATISTICS] for how in settings.schedule.values())
-    for name, how in settings.schedule.items():
-        trained = trained.then(procedure.train(network, name, how, Listener(), after=trained))
-        if how.train == [STATISTICS] and learns:
-            continue  # an arm that learns is judged by what it learned
-        reached = procedure.scores(network, start.splits.validation)
-        if best is None or rank_of(reached) > rank_of(best):
-            stage, best = name, reached
-            network.save(path)
-    assert best is not None
-    return _Attempt(rate, stage, trained, best, path)
+def _rate_file(path: Path, number: int) -> Path:
+    """Where the network of an arm's learning rate of this number lies until the arm has ended."""
+    return path.with_stem(f"{path.stem}_rate{number}")
 
 
 def _test(work: Work, start: Start) -> None:
     """Score what every arm left on the test images, which nothing has read before."""
     work.console.print(
-        f"test: {len(work.done)} networks on {start.splits.test.size:,} images", soft_wrap=True
+        f"test: {len(work.done)} networks on {start.splits.test.size:,} {subject(start.splits.image_shape)}",
+        soft_wrap=True,
     )
     procedure = Procedure(work.settings, start, work.silent)
     for number, done in enumerate(work.done):
         keras.utils.clear_session()
-        scores = procedure.scores(keras.saving.load_model(done.path, compile=False), start.splits.test)
+        scores = procedure.scores(load_file(done.path, work.settings.model), start.splits.test)
         work.done[number] = replace(done, result=replace(done.result, test=scores))
         if done.run is not None:
             done.run.log_test(scores)

@@ -14,13 +14,15 @@ from bnadapt.data.prepared import (
     prepared_names,
     prepared_versions,
 )
+from bnadapt.data.table_files import require_table
+from bnadapt.data.wording import listing, printable
 from bnadapt.errors import DataError
 
 _SHOWN_NAMES = 20
 
 
 def check_available(settings: DataSettings) -> None:
-    """Return if the data can be expected to load: the folder has its classes, or the set is prepared.
+    """Return if the data can be expected to load: the folder has its classes, the table names, the set is prepared.
 
     Opens no image and imports no TensorFlow. A set that is to be downloaded is left to TensorFlow
     Datasets, and ``digits`` prepares itself.
@@ -33,8 +35,12 @@ def check_available(settings: DataSettings) -> None:
         tree = read_tree(settings.path or "")
         if len(tree.classes) < 2:
             raise DataError(
-                f"data.path={settings.path}: holds one class folder ({', '.join(tree.classes)}); at least 2 are needed"
+                f"data.path={printable(settings.path)}: holds one class folder ({listing(tree.classes)}); at least 2 "
+                "are needed"
             )
+        return
+    if settings.source == "table":
+        require_table(settings.path or "", settings.label_column)
         return
     wanted = parse_name(settings.name or "")
     if wanted.is_digits or settings.download:

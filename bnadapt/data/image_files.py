@@ -3,8 +3,11 @@
 import hashlib
 import io
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +17,34 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from bnadapt.config import DataSettings
 from bnadapt.data.image_tree import ImageTree, read_tree
 from bnadapt.data.records import Records
+from bnadapt.data.regular import hindrance, read_regular
+from bnadapt.data.wording import listing, printable
 from bnadapt.errors import DataError
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
 # Headers looked at to learn whether all images have one size and whether any has colour.
 _SAMPLED_HEADERS = 500
 _NAMED_FILES = 10
+_LARGEST_FILE = 2**30
 _ORIENTATION = 0x0112
 _ON_ITS_SIDE = range(5, 9)
 
 _Failure = tuple[Path, str]
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """An image file that decodes.
+
+    Attributes:
+        digest: SHA-256 of the file.
+        pixels: SHA-256 of size and pixels, as the network gets them but for their size.
+        opaque: Whether no pixel is transparent.
+    """
+
+    digest: bytes
+    pixels: bytes
+    opaque: bool
 
 
 class ImageFolder:
@@ -37,7 +58,7 @@ class ImageFolder:
         """
         self._tree: ImageTree = read_tree(settings.path or "")
         self._skip_corrupt = settings.skip_corrupt
-        self.name = self._tree.root.name
+        self.name = printable(self._tree.root.name)
         self.classes = self._tree.classes
         self.sizes = {part: len(files) for part, files in self._tree.parts.items()}
         self.image_shape, self.channels = _sampled_shape(self._tree)
@@ -54,19 +75,21 @@ class ImageFolder:
         """
         records: dict[str, Records] = {}
         failures: list[_Failure] = []
+        opaque: list[bool] = []
         for part in parts:
             files = self._tree.parts[part]
-            with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-                checked = list(pool.map(_check, (path for path, _ in files)))
+            with _bombs_as_errors(), ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+                checked = list(pool.map(lambda file: _check(file[0], channels), files))
             good = []
             for (path, label), result in zip(files, checked, strict=True):
-                if isinstance(result, bytes):
+                if isinstance(result, _Checked):
                     good.append((path, label, result))
                 else:
                     failures.append((path, result))
+            opaque += [each.opaque for _, _, each in good]
             records[part] = _records(good, channels)
         self._judge(failures, records)
-        return records, self._notes(failures)
+        return records, self._notes(failures) + (_opacity_notes(opaque) if channels == 4 else [])
 
     def _judge(self, failures: list[_Failure], records: dict[str, Records]) -> None:
         if failures and not self._skip_corrupt:
@@ -75,10 +98,11 @@ class ImageFolder:
                 f"data.skip_corrupt=true to go on without:{_named(failures, _NAMED_FILES)}"
             )
         for part, left in records.items():
-            lost = [name for label, name in enumerate(self.classes) if label not in left.labels]
+            present = set(left.labels.tolist())
+            lost = [name for label, name in enumerate(self.classes) if label not in present]
             if lost:
                 raise DataError(
-                    f"no image of {', '.join(lost)} in {part} can be decoded; mend some of them or remove "
+                    f"no image of {listing(lost)} in {part} can be decoded; mend some of them or remove "
                     f"the class:{_named(failures, _NAMED_FILES)}"
                 )
 
@@ -96,14 +120,12 @@ class ImageFolder:
 def decode(opened: Image.Image, channels: int) -> np.ndarray:
     """The first frame of an opened image, upright, as uint8 of shape ``(height, width, channels)``.
 
-    Turned as its EXIF orientation says; 16 bits are scaled to 8; what is transparent becomes white;
-    CMYK and palettes become RGB; 1 channel is the luma of ITU-R 601.
+    Turned as its EXIF orientation says; 16 bits are scaled to 8; CMYK and palettes become RGB; 1 channel is
+    the luma of ITU-R 601. What is transparent becomes white, except that 4 channels are RGB and opacity.
     """
-    image = ImageOps.exif_transpose(opened)
-    if image.mode.startswith("I"):
-        # Pillow's own conversion cuts 16-bit values off at 255 instead of scaling them.
-        values = np.round(np.asarray(image).astype(np.float64) / 257)
-        image = Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
+    image = _upright(opened)
+    if channels == 4:
+        return np.asarray(image.convert("RGBA"))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -111,13 +133,39 @@ def decode(opened: Image.Image, channels: int) -> np.ndarray:
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
-def _decode_file(path: Path, channels: int) -> np.ndarray:
-    with Image.open(path, formats=FORMATS) as opened:
-        return decode(opened, channels)
+def _upright(opened: Image.Image) -> Image.Image:
+    image = ImageOps.exif_transpose(opened)
+    if image.mode.startswith("I"):
+        # Pillow's own conversion cuts 16-bit values off at 255 instead of scaling them.
+        values = np.round(np.asarray(image).astype(np.float64) / 257)
+        image = Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
+    return image
 
 
-def _records(files: list[tuple[Path, int, bytes]], channels: int) -> Records:
+def _decode_checked(path: Path, digest: bytes, channels: int) -> np.ndarray:
+    """The pixels of a file that was checked before.
+
+    Raises:
+        DataError: it is gone, or another file than was checked.
+    """
+    try:
+        content = read_regular(path, _LARGEST_FILE)
+    except ValueError as error:
+        why = f"can no longer be read: {error}"
+    else:
+        if hashlib.sha256(content).digest() == digest:
+            with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
+                return decode(opened, channels)
+        why = "is not the file any more that was checked when the run began"
+    raise DataError(
+        f"{printable(path)} {why}; put it back, or start anew with the files as they are now "
+        "(a copy that nobody else changes is safest)"
+    )
+
+
+def _records(files: list[tuple[Path, int, _Checked]], channels: int) -> Records:
     paths = [path for path, _, _ in files]
+    digests = [checked.digest for _, _, checked in files]
     labels = np.array([label for _, label, _ in files], np.int64)
 
     def select(indices: np.ndarray) -> tf.data.Dataset:
@@ -125,33 +173,61 @@ def _records(files: list[tuple[Path, int, bytes]], channels: int) -> Records:
 
     def image(index: tf.Tensor) -> tf.Tensor:
         # Positions travel through TensorFlow instead of paths: file names need not be valid Unicode.
-        pixels = tf.numpy_function(lambda chosen: _decode_file(paths[chosen], channels), [index], tf.uint8)
+        pixels = tf.numpy_function(
+            lambda chosen: _decode_checked(paths[chosen], digests[chosen], channels), [index], tf.uint8
+        )
         return tf.ensure_shape(pixels, (None, None, channels))
 
-    return Records(labels, [digest for _, _, digest in files], select, image, block=max(1, len(files)))
+    pixels = [checked.pixels for _, _, checked in files]
+    return Records(labels, digests, select, image, block=max(1, len(files)), pixels=pixels)
 
 
-def _check(path: Path) -> bytes | str:
-    """SHA-256 of a file that decodes, or the reason why it does not."""
+def _check(path: Path, channels: int) -> _Checked | str:
+    """What is to be known of a file that decodes, or the reason why it does not."""
     try:
-        content = path.read_bytes()
+        content = read_regular(path, _LARGEST_FILE)
         if not content:
             return "the file is empty"
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            # JPEG decodes several times faster at an eighth of its size, and still reads the whole file.
-            image.draft(None, (1, 1))
-            decode(image, 3)
+            pixels = decode(image, channels)
+            opaque = pixels.shape[-1] != 4 or bool((pixels[..., 3] == 255).all())
     except UnidentifiedImageError:
         return f"not an image of a known format ({', '.join(FORMATS)})"
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return f"it would have more than {Image.MAX_IMAGE_PIXELS:,} pixels; make a smaller copy of it"
     except Exception as error:  # Pillow's readers raise nearly anything on what they do not expect.
-        return str(error) or type(error).__name__
-    return hashlib.sha256(content).digest()
+        return printable(str(error) or type(error).__name__)
+    shape = np.array(pixels.shape, "<i8").tobytes()
+    return _Checked(
+        hashlib.sha256(content).digest(),
+        hashlib.sha256(shape + np.ascontiguousarray(pixels).tobytes()).digest(),
+        opaque,
+    )
 
 
-def _sampled_shape(tree: ImageTree) -> tuple[tuple[int, int, int] | None, int]:
+@contextmanager
+def _bombs_as_errors() -> Iterator[None]:
+    """Files that would decode to far more pixels than any photo has raise, instead of a line on the terminal.
+
+    Filters of warnings belong to the whole process: for the thread that waits for all others.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def _opacity_notes(opaque: Sequence[bool]) -> list[str]:
+    if not any(opaque):
+        return []
+    some = "no image has" if all(opaque) else f"{sum(opaque):,} of {len(opaque):,} images have no"
+    return [f"the fourth channel is opacity: {some} transparent pixels, it is 255 all over them"]
+
+
+def _sampled_shape(tree: ImageTree) -> tuple[tuple[int, ...] | None, int]:
     files = [path for part in tree.parts.values() for path, _ in part]
     step = max(1, len(files) // _SAMPLED_HEADERS)
-    headers = {header for header in map(_header, files[::step]) if header is not None}
+    with _bombs_as_errors():
+        headers = {header for header in map(_header, files[::step]) if header is not None}
     channels = 1 if headers and all(grey for _, _, grey in headers) else 3
     sizes = {(height, width) for height, width, _ in headers}
     if len(sizes) != 1:
@@ -162,6 +238,8 @@ def _sampled_shape(tree: ImageTree) -> tuple[tuple[int, int, int] | None, int]:
 
 def _header(path: Path) -> tuple[int, int, bool] | None:
     """Height, width, and whether it is grey, as the image will be decoded; None for what cannot be read."""
+    if hindrance(path) is not None:
+        return None
     try:
         with Image.open(path, formats=FORMATS) as image:
             width, height = image.size
@@ -177,6 +255,6 @@ def _files(failures: Sequence[_Failure]) -> str:
 
 
 def _named(failures: Sequence[_Failure], limit: int | None = None) -> str:
-    lines = [f"\n  {path}: {reason}" for path, reason in failures]
+    lines = [f"\n  {printable(path)}: {why}" for path, why in failures]
     more = f"\n  and {len(lines) - limit} more" if limit is not None and len(lines) > limit else ""
     return "".join(lines[:limit]) + more

@@ -5,6 +5,7 @@ import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
+from bnadapt.data.wording import listing, printable
 from bnadapt.errors import DataError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
@@ -17,7 +18,8 @@ class ImageTree:
     """The image files of a folder.
 
     Attributes:
-        classes: Names of the class folders, sorted by code point, in Unicode's composed form (NFC).
+        classes: Names of the class folders, sorted by code point, in Unicode's composed form (NFC) and with
+            what cannot be printed as escapes.
         parts: For ``train`` and, where there are such folders, ``validation`` and ``test``: the files
             and their classes as positions in ``classes``, sorted by class and then by file name.
         passed_over: Files and folders, relative to the root, that are no images and were not read;
@@ -34,22 +36,25 @@ def read_tree(path: str) -> ImageTree:
     """List the images of ``path/CLASS/`` or of ``path/{train,validation,val,test}/CLASS/``.
 
     A folder ``train`` that itself holds folders makes it the second layout; a class may be called
-    "train". Files count as images by their extension, whatever its case.
+    "train". Files count as images by their extension, whatever its case. Folders may be links; no link
+    is followed deeper than to the class folders.
 
     Raises:
-        DataError: If the folder is missing, has no class folders, a class has no image, or the parts
-            have different classes.
+        DataError: If the folder is missing, has no class folders, a class has no image, two folders are
+            one class, or the parts have different classes.
     """
-    root = Path(path).expanduser().absolute()
-    if not root.is_dir():
-        what = "is a file" if root.exists() else "does not exist"
-        raise DataError(f"data.path={path}: {root} {what}; {_LAYOUT}")
+    root = Path(os.path.expanduser(path)).absolute()
+    if not os.path.isdir(root):  # pathlib's raises where a name is too long
+        what = "is a file" if os.path.exists(root) else "does not exist"
+        raise DataError(f"data.path={printable(path)}: {printable(root)} {what}; {_LAYOUT}")
     passed_over: list[Path] = []
     roots = _part_roots(root, passed_over)
     found = {part: _read_part(folder, passed_over) for part, folder in roots.items()}
     for part, folder in roots.items():
         if not found[part]:
-            raise DataError(f"data.path={path}: {folder} holds no class folders; {_LAYOUT}")
+            raise DataError(
+                f"data.path={printable(path)}: {printable(folder)} holds no class folders; {_LAYOUT}"
+            )
         _require_images(roots[part], found[part])
     classes = tuple(sorted(found["train"]))
     for part, files in found.items():
@@ -58,7 +63,8 @@ def read_tree(path: str) -> ImageTree:
         part: tuple((file, label) for label, name in enumerate(classes) for file in files[name])
         for part, files in found.items()
     }
-    return ImageTree(root, classes, parts, tuple(sorted(str(each.relative_to(root)) for each in passed_over)))
+    others = sorted(printable(each.relative_to(root)) for each in passed_over)
+    return ImageTree(root, classes, parts, tuple(others))
 
 
 def _part_roots(root: Path, passed_over: list[Path]) -> dict[str, Path]:
@@ -72,13 +78,13 @@ def _part_roots(root: Path, passed_over: list[Path]) -> dict[str, Path]:
             passed_over.append(folder)
         elif part in roots:
             both = f"{roots[part].name} and {folder.name}"
-            raise DataError(f"data.path={root}: {both} both mean {part}; keep one of them")
+            raise DataError(f"data.path={printable(root)}: {both} both mean {part}; keep one of them")
         else:
             roots[part] = folder
     passed_over += files
     if "train" not in roots:
         present = ", ".join(each.name for each in roots.values())
-        raise DataError(f"data.path={root}: there is {present} but no folder train; {_LAYOUT}")
+        raise DataError(f"data.path={printable(root)}: there is {present} but no folder train; {_LAYOUT}")
     return roots
 
 
@@ -86,26 +92,40 @@ def _read_part(root: Path, passed_over: list[Path]) -> dict[str, list[Path]]:
     folders, files = _entries(root)
     passed_over += files
     classes: dict[str, list[Path]] = {}
+    spelled: dict[str, str] = {}
     for folder in folders:
+        name = printable(unicodedata.normalize("NFC", folder.name))
+        if name in classes:
+            raise DataError(
+                f"{printable(root)}: two folders are the class {name} in different spellings of Unicode "
+                f"({spelled[name]!a} and {folder.name!a}); put their images into one of them"
+            )
         nested, entries = _entries(folder)
         images = [each for each in entries if each.suffix.lower() in EXTENSIONS]
         passed_over += nested + [each for each in entries if each.suffix.lower() not in EXTENSIONS]
-        classes[unicodedata.normalize("NFC", folder.name)] = images
+        classes[name], spelled[name] = images, folder.name
     return classes
 
 
 def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Folders and files in a folder, each sorted by name, without the hidden ones."""
+    """Folders and everything else in a folder, each sorted by name, without the hidden ones."""
     folders: list[Path] = []
     files: list[Path] = []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
                 if not entry.name.startswith("."):
-                    (folders if entry.is_dir() else files).append(Path(entry.path))
+                    (folders if _is_folder(entry) else files).append(Path(entry.path))
     except OSError as error:
-        raise DataError(f"{folder} cannot be read: {error.strerror}") from error
+        raise DataError(f"{printable(folder)} cannot be read: {error.strerror}") from error
     return sorted(folders), sorted(files)
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself; what is wrong with it is said where it is read
+        return False
 
 
 def _require_images(root: Path, classes: dict[str, list[Path]]) -> None:
@@ -113,7 +133,7 @@ def _require_images(root: Path, classes: dict[str, list[Path]]) -> None:
     if empty:
         kinds = ", ".join(each[1:] for each in EXTENSIONS)
         raise DataError(
-            f"{root}: no images in {_listing(empty)}; put images ({kinds}) directly into every class folder, "
+            f"{printable(root)}: no images in {listing(empty)}; put images ({kinds}) directly into every class folder, "
             "or remove the folder"
         )
 
@@ -122,11 +142,7 @@ def _require_same_classes(roots: dict[str, Path], part: str, expected: set[str],
     for missing, lacks, has in ((expected - found, part, "train"), (found - expected, "train", part)):
         if missing:
             raise DataError(
-                f"{roots[lacks]} has no folder {_listing(sorted(missing))}, which {roots[has]} has; "
+                f"{printable(roots[lacks])} has no folder {listing(sorted(missing))}, which {printable(roots[has])} "
+                "has; "
                 "every part needs the same class folders"
             )
-
-
-def _listing(names: list[str], limit: int = 10) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more

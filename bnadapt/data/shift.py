@@ -17,6 +17,7 @@ _NOISE = (0.06, 0.12, 0.2, 0.3, 0.4)
 _BLUR = (0.02, 0.03, 0.045, 0.06, 0.08)
 _DEGREES = (10.0, 20.0, 30.0, 45.0, 60.0)
 _INVERTED_ABOVE = (0.8, 0.6, 0.4, 0.2, 0.0)
+_MOVES_PIXELS = ("blur", "rotation")
 
 
 def shifted(image: tf.Tensor, kind: str, severity: int, seed: int) -> tf.Tensor:
@@ -26,13 +27,18 @@ def shifted(image: tf.Tensor, kind: str, severity: int, seed: int) -> tf.Tensor:
     every order.
 
     Args:
-        image: uint8 ``(height, width, channels)``.
+        image: uint8 ``(height, width, channels)``; the last of 2 or 4 channels is opacity, which light and
+            noise do not change.
         kind: A key of ``SHIFTS``.
         severity: 1 to 5.
         seed: Of what is random.
     """
-    pixels = tf.cast(image, tf.float32)
+    pixels, opacity = tf.cast(image, tf.float32), None
+    if image.shape[-1] in (2, 4) and kind not in _MOVES_PIXELS:
+        pixels, opacity = pixels[..., :-1], pixels[..., -1:]
     changed = SHIFTS[kind](pixels, severity - 1, _key(image, seed))
+    if opacity is not None:
+        changed = tf.concat([changed, opacity], -1)
     return tf.ensure_shape(tf.cast(tf.clip_by_value(tf.round(changed), 0.0, WHITE), tf.uint8), image.shape)
 
 

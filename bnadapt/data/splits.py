@@ -1,4 +1,7 @@
-"""Train, validation and test as sequences of images and labels that come in the same order every time."""
+"""Train, validation and test as sequences of images and labels that come in the same order every time.
+
+Examples are uint8 images ``(height, width, channels)``, or float32 vectors ``(numbers,)``, which are never scaled.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -17,11 +20,11 @@ class Split(ABC):
 
     Attributes:
         name: ``train``, ``validation`` or ``test``.
-        size: Number of images.
-        image_shape: ``(height, width, channels)``.
+        size: Number of examples.
+        image_shape: ``(height, width, channels)`` of images, ``(numbers,)`` of vectors.
     """
 
-    def __init__(self, name: str, labels: np.ndarray, image_shape: tuple[int, int, int]):
+    def __init__(self, name: str, labels: np.ndarray, image_shape: tuple[int, ...]):
         """Hold the labels, int64 of shape ``(size,)``; images come from the subclass."""
         self.name = name
         self.size = len(labels)
@@ -39,11 +42,11 @@ class Split(ABC):
     @property
     @abstractmethod
     def examples(self) -> tf.data.Dataset:
-        """Unbatched (uint8 image ``(height, width, channels)``, int64 label), in the split's order."""
+        """Unbatched (uint8 image or float32 vector of ``image_shape``, int64 label), in the split's order."""
 
     @abstractmethod
     def batches(self, batch_size: int) -> tf.data.Dataset:
-        """All images once, in order: float32 images 0 to 255, int64 labels; the last batch may be smaller."""
+        """Everything once, in order: float32 (images 0 to 255), int64 labels; the last batch may be smaller."""
 
     def shuffled(self, batch_size: int, *, seed: int, epochs: int, first_epoch: int = 0) -> tf.data.Dataset:
         """Epochs ``first_epoch`` to ``epochs - 1`` one after the other, each in an order of its own.
@@ -54,7 +57,7 @@ class Split(ABC):
         whole split where it is smaller; the images left over differ from epoch to epoch.
 
         Returns:
-            Batches of (float32 images 0 to 255, int64 labels), ``steps(batch_size)`` for each epoch.
+            Batches of (float32, images 0 to 255, int64 labels), ``steps(batch_size)`` for each epoch.
         """
         epoch = self._epochs(min(batch_size, self.size), seed, drop_remainder=True)
         batches = tf.data.Dataset.range(first_epoch, max(first_epoch, epochs)).flat_map(epoch)
@@ -84,15 +87,14 @@ class ArraySplit(Split):
         name: str,
         images: np.ndarray | Callable[[], np.ndarray],
         labels: np.ndarray,
-        image_shape: tuple[int, int, int] | None = None,
+        image_shape: tuple[int, ...] | None = None,
     ):
-        """Take uint8 images of shape ``(size, height, width, channels)``, or a function that makes them.
+        """Take uint8 images ``(size, height, width, channels)`` or float32 vectors, or a function that makes them.
 
         The function is called once; it needs ``image_shape``, which an array has itself.
         """
         if isinstance(images, np.ndarray):
-            height, width, channels = images.shape[1:]
-            image_shape = (height, width, channels)
+            image_shape = images.shape[1:]
         assert image_shape is not None
         super().__init__(name, labels, image_shape)
         self._source: np.ndarray | Callable[[], np.ndarray] | None = images
@@ -100,11 +102,11 @@ class ArraySplit(Split):
 
     @property
     def examples(self) -> tf.data.Dataset:
-        """Unbatched (uint8 image ``(height, width, channels)``, int64 label), in the split's order."""
+        """Unbatched (uint8 image or float32 vector of ``image_shape``, int64 label), in the split's order."""
         return tf.data.Dataset.from_tensor_slices(self._arrays())
 
     def batches(self, batch_size: int) -> tf.data.Dataset:
-        """All images once, in order: float32 images 0 to 255, int64 labels; the last batch may be smaller."""
+        """Everything once, in order: float32 (images 0 to 255), int64 labels; the last batch may be smaller."""
         images, labels = self._arrays()
         starts = tf.data.Dataset.range(0, self.size, batch_size)
         batches = starts.map(
@@ -159,20 +161,20 @@ class StreamedSplit(Split):
         records: tf.data.Dataset,
         decode: Callable[[tf.Tensor], tf.Tensor],
         labels: np.ndarray,
-        image_shape: tuple[int, int, int],
+        image_shape: tuple[int, ...],
         block: int,
     ):
-        """Take unbatched (record, int64 label) in order and what makes a uint8 image of a record."""
+        """Take unbatched (record, int64 label) in order and what makes an image or a vector of a record."""
         super().__init__(name, labels, image_shape)
         self._records, self._decode, self._block = records, decode, block
 
     @property
     def examples(self) -> tf.data.Dataset:
-        """Unbatched (uint8 image ``(height, width, channels)``, int64 label), in the split's order."""
+        """Unbatched (uint8 image or float32 vector of ``image_shape``, int64 label), in the split's order."""
         return self._decoded(self._records).apply(tf.data.experimental.assert_cardinality(self.size))
 
     def batches(self, batch_size: int) -> tf.data.Dataset:
-        """All images once, in order: float32 images 0 to 255, int64 labels; the last batch may be smaller."""
+        """Everything once, in order: float32 (images 0 to 255), int64 labels; the last batch may be smaller."""
         return _finish(_as_float(self.examples.batch(batch_size)), -(-self.size // batch_size))
 
     def _epochs(
@@ -204,24 +206,25 @@ class Splits:
     """A data set ready for training and evaluation.
 
     Attributes:
-        name: What the user calls it: a TensorFlow Datasets name, or the name of the folder.
+        name: What the user calls it: a TensorFlow Datasets name, or the name of the folder or table.
         classes: Names of the classes, in the order of the labels 0, 1, ...
-        image_shape: ``(height, width, channels)`` of every image.
+        image_shape: ``(height, width, channels)`` of every image; ``(numbers,)`` of vectors.
         train: Split to train on.
         unlabelled: All training images, of which only the pixels may be used; ``train`` itself where all of them
             have labels.
         validation: Split to choose by; no image of it is in train.
         test: Split to judge by; its images are not decoded before they are asked for.
-        digest: SHA-256 over classes, image shape, and the encoded images and labels of the three splits
+        digest: SHA-256 over classes, image shape, shift, and the encoded images and labels of all splits
             in their order; 64 hexadecimal digits. Equal in every process, whatever the memory limit.
         notes: Sentences that the user should read: what was held out, resized, left out.
         fingerprints: By ``train``, ``validation`` and ``test`` the first 64 bits of every encoded image's
             SHA-256 in the split's order, uint64; empty where they are not known.
+        training_digest: The same as ``digest`` without the test images: what training and choosing depend on.
     """
 
     name: str
     classes: tuple[str, ...]
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]
     train: Split
     unlabelled: Split
     validation: Split
@@ -229,6 +232,7 @@ class Splits:
     digest: str
     notes: tuple[str, ...]
     fingerprints: Mapping[str, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
+    training_digest: str = ""
 
 
 def permutation(size: int | tf.Tensor, seed: int, epoch: tf.Tensor, block: int | tf.Tensor = 0) -> tf.Tensor:

@@ -1,4 +1,4 @@
-"""Which features of a TensorFlow Datasets set are the image and the label."""
+"""Which features of a TensorFlow Datasets set are the image, or the vector of numbers, and the label."""
 
 from collections.abc import Sequence
 
@@ -9,20 +9,30 @@ from bnadapt.errors import DataError
 
 
 def image_feature(info: tfds.core.DatasetInfo, wanted: str | None) -> str:
-    """Name of the image feature: the wanted one, else the supervised one, else the only one.
+    """Name of the feature to learn from: the wanted one, else the supervised one, else the only one.
+
+    That is an image or, in sets without images, a vector: a tensor of numbers of one known length.
 
     Raises:
-        DataError: If there is none, several, or one whose pixels are neither uint8 nor uint16.
+        DataError: If there is none, several, or an image whose pixels are neither uint8 nor uint16.
     """
     images = [key for key, feature in _features(info) if isinstance(feature, tfds.features.Image)]
-    chosen = _choose(info, "image", wanted, 0, images, images)
+    vectors = [key for key, feature in _features(info) if _is_vector(feature)]
+    chosen = _choose(info, "image", wanted, 0, [*images, *vectors], images or vectors)
     dtype = np.dtype(info.features[chosen].np_dtype)
-    if dtype not in (np.uint8, np.uint16):
+    if chosen in images and dtype not in (np.uint8, np.uint16):
         raise DataError(
-            f"{info.name}: feature {chosen} holds {dtype} pixels; only uint8 and uint16 can be read, "
-            "choose another one by data.image_feature"
+            f"{info.name}: feature {chosen} holds {dtype} pixels; only uint8 and uint16 can be read: choose another "
+            "one by data.image_feature, or prepare the set with uint8 pixels, 0 to 255"
         )
     return chosen
+
+
+def _is_vector(feature: tfds.features.FeatureConnector) -> bool:
+    if type(feature) is not tfds.features.Tensor or len(feature.shape) != 1 or not feature.shape[0]:
+        return False
+    dtype = np.dtype(feature.np_dtype)
+    return dtype != np.uint64 and (np.issubdtype(dtype, np.integer) or np.issubdtype(dtype, np.floating))
 
 
 def label_feature(info: tfds.core.DatasetInfo, wanted: str | None) -> str:
@@ -57,7 +67,7 @@ def _choose(
     usable: Sequence[str],
     likely: Sequence[str],
 ) -> str:
-    kind = {"image": "an image", "label": "a class label or an integer"}[role]
+    kind = {"image": "an image or a vector of numbers", "label": "a class label or an integer"}[role]
     present = ", ".join(f"{key} ({type(feature).__name__})" for key, feature in _features(info))
     if wanted is not None:
         if wanted not in usable:

@@ -29,13 +29,14 @@ def rank_of(scores: Scores) -> tuple[float, float]:
     return scores.accuracy, -round(scores.loss, 4)
 
 
-def judge(results: list[StageResult], *, resamples: int) -> Verdict:
+def judge(results: list[StageResult], *, resamples: int, things: str = "images") -> Verdict:
     """Compare the best stage by validation with the untouched baseline and with the control, on the test images.
 
     A difference counts where its interval leaves out zero and McNemar's p-value is below 0.05: where few
     images differ the interval alone is too narrow. ``helped`` means that the best stage beats the baseline
     and the control; ``uncontrolled`` that it beats the baseline and there is no control; ``hurt`` that one
-    of them beats it; anything else is ``no difference`` that these data can show.
+    of them beats it; anything else is ``no difference`` that these data can show. ``things`` is what the data consist
+    of, in the sentences: ``images`` or ``rows``.
     """
     best = best_stage(results)
     tested = {result.name: result.test for result in results if result.test is not None}
@@ -49,9 +50,11 @@ def judge(results: list[StageResult], *, resamples: int) -> Verdict:
     images = 0 if best.test is None else len(best.test.correct)
     kept = f"Best stage by validation: {best.name}"
     if best.test is not None:
-        kept += f" ({100 * best.test.accuracy:.1f} % of {images:,} test images right)"
-    sentences = [_reading(answer, best.name, others, images), f"{kept}."]
-    sentences += [f"Against {NAMES[name]}: {points(each)}, {_counts(each)}." for name, each in others.items()]
+        kept += f" ({100 * best.test.accuracy:.1f} % of {images:,} test {things} right)"
+    sentences = [_reading(answer, best.name, others, f"{images:,} test {things}"), f"{kept}."]
+    sentences += [
+        f"Against {NAMES[name]}: {points(each)}, {_counts(each, things)}." for name, each in others.items()
+    ]
     if answer == "uncontrolled":
         sentences.append("There is no control: more training alone may have done as much.")
     return Verdict(best.name, tuple(sentences), against.get(BASELINE), against.get(CONTROL), answer)
@@ -82,7 +85,7 @@ def _answer(best: str, others: dict[str, Difference]) -> str:
     return "no difference"
 
 
-def _reading(answer: str, best: str, others: dict[str, Difference], images: int) -> str:
+def _reading(answer: str, best: str, others: dict[str, Difference], tested: str) -> str:
     """The answer in a sentence, with the difference that decided it."""
     match answer:
         case "not compared":
@@ -106,7 +109,7 @@ def _reading(answer: str, best: str, others: dict[str, Difference], images: int)
         case _ if best == BASELINE:
             return f"Adapting did not help: nothing after the baseline did better on validation; {differs}."
         case _:
-            return f"No difference that these {images:,} test images can show: {differs}."
+            return f"No difference that these {tested} can show: {differs}."
 
 
 def _decides(answer: str, difference: Difference) -> bool:
@@ -117,10 +120,8 @@ def _decides(answer: str, difference: Difference) -> bool:
     )
 
 
-def _counts(difference: Difference) -> str:
-    return (
-        f"{difference.gained} images gained, {difference.lost} lost, McNemar's {_p_value(difference.p_value)}"
-    )
+def _counts(difference: Difference, things: str) -> str:
+    return f"{difference.gained} {things} gained, {difference.lost} lost, McNemar's {_p_value(difference.p_value)}"
 
 
 def _p_value(value: float) -> str:

@@ -1,9 +1,7 @@
-"""Networks of the user's own: loaded, and given the input and the head that a data set needs."""
+"""Networks of the user's own, given the input and the head that a data set needs."""
 
-import re
-import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -11,11 +9,12 @@ import numpy as np
 from bnadapt.errors import ModelError
 from bnadapt.surgery.graph import calls
 from bnadapt.surgery.head import replace_head
+from bnadapt.surgery.preprocess import with_rescaling
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A network that takes a data set's images and predicts its classes.
+    """A network that takes a data set's images, or its rows of numbers, and predicts its classes.
 
     Attributes:
         network: The network; the one given where nothing had to change.
@@ -28,53 +27,27 @@ class Fitted:
     notes: tuple[str, ...]
 
 
-def load_file(path: Path) -> keras.Model:
-    """The network in a ``.keras`` file.
-
-    Raises:
-        ModelError: the file is not a Keras model, or needs code that is not there.
-    """
-    try:
-        return keras.saving.load_model(path, compile=False)
-    except Exception as error:  # Keras raises whatever the reader below it raised
-        raise ModelError(f"model.path={path} cannot be loaded: {_reason(path, str(error))}") from error
-
-
-def _reason(path: Path, error: str) -> str:
-    """Why Keras did not load a file, and what would work, in words that are true of bnadapt."""
-    if path.suffix != ".h5" and not zipfile.is_zipfile(path):
-        return "it is no .keras file; save the network with model.save('network.keras') in Keras 3"
-    if "Lambda" in error:
-        return "it holds a Lambda layer, whose code is not run out of a file; use a layer of Keras instead"
-    missing = re.search(r"Could not locate class '(\w+)'", error)
-    if missing:
-        return (
-            f"it needs the class {missing[1]}, which is not Keras' own; build the network of Keras' layers as a "
-            "Sequential or Functional model (subclassed models cannot be rewritten)"
-        )
-    return (error.strip().splitlines() or ["no reason was given"])[0]
-
-
 def fit_to_data(
-    network: keras.Model, image_shape: tuple[int, int, int], classes: int, *, always_new_head: bool = False
+    network: keras.Model, shape: tuple[int, ...], classes: int, *, always_new_head: bool = False
 ) -> Fitted:
     """Give a network a head of so many classes where it has another number, and say what the images must be.
 
     Args:
-        network: Takes one batch of images; not changed.
-        image_shape: What the network will get.
+        network: Takes one batch of images, or of rows of numbers; not changed.
+        shape: What the network will get: height, width and channels of images, or ``(features,)`` of rows.
         classes: Number of classes of the data.
         always_new_head: Replace the head also where the number of classes fits.
 
     Raises:
-        ModelError: the network does not take one image tensor, or not of that shape, or does not return the
-            scores of classes of which one is right.
+        ModelError: the network does not take one batch of images or rows, or not of that shape, or does not return
+            the scores of classes of which one is right.
         SurgeryError: its head cannot be replaced.
     """
-    if any(own not in (None, given) for own, given in zip(input_shape(network), image_shape, strict=True)):
-        raise ModelError(
-            f"the network takes images of shape {input_shape(network)}, the data gives {image_shape}"
-        )
+    own = input_shape(network)
+    if len(own) != len(shape) or any(
+        side not in (None, given) for side, given in zip(own, shape, strict=True)
+    ):
+        raise ModelError(f"the network takes {_in_words(own)}, the data gives {_in_words(shape)}")
     outputs = network.output_shape
     if len(network.outputs) != 1:
         raise ModelError(
@@ -97,19 +70,35 @@ def fit_to_data(
     return Fitted(network, head, (f"new head {head!r} with {classes} classes ({reason})",))
 
 
-def input_shape(network: keras.Model) -> tuple[int | None, int | None, int | None]:
-    """Height, width and channels of the images that a network takes; None for what it leaves free.
+def input_shape(network: keras.Model) -> tuple[int | None, ...]:
+    """Height, width and channels of the images that a network takes, or ``(features,)`` of rows; None where free.
 
     Raises:
-        ModelError: the network has several inputs, or its input is no batch of images.
+        ModelError: the network has several inputs, or its input is no batch of images or rows.
     """
     shape = network.input_shape
-    if not isinstance(shape, tuple) or len(shape) != 4:
+    if not isinstance(shape, tuple) or len(shape) not in (2, 4):
         raise ModelError(
-            f"the network's input is {_shape(shape)}; it must be one batch of images (None, height, width, channels)"
+            f"the network's input is {_shape(shape)}; it must be one batch of images (None, height, width, channels) "
+            "or of rows of numbers (None, features)"
         )
-    height, width, channels = shape[1:]
-    return height, width, channels
+    return shape[1:]
+
+
+def with_pixels(network: keras.Model, input_range: Sequence[float]) -> keras.Model:
+    """A network that takes pixels from 0 to 255 where this one was made for another range of them.
+
+    Raises:
+        ModelError: a range is named for a network that takes rows of numbers.
+        SurgeryError: as in ``with_rescaling``.
+    """
+    rows = len(network.inputs) == 1 and len(network.inputs[0].shape) == 2
+    if rows and tuple(input_range) != (0, 255):
+        raise ModelError(
+            f"model.input_range={list(input_range)} is of pixels, and the network takes rows of numbers, which it gets "
+            "as they are: leave the setting out"
+        )
+    return with_rescaling(network, input_range)
 
 
 def ends_as_classifier(network: keras.Model) -> bool:
@@ -134,6 +123,12 @@ def returns_probabilities(network: keras.Model) -> bool:
     images = np.random.default_rng(0).uniform(0, 255, (4, *shape)).astype("float32")
     outputs = np.asarray(keras.ops.convert_to_numpy(network(images, training=False)), "float64")
     return bool(np.all(outputs >= 0) and np.allclose(outputs.sum(axis=-1), 1, atol=1e-2))
+
+
+def _in_words(shape: tuple[int | None, ...]) -> str:
+    if len(shape) == 1:
+        return f"rows of {'any number of' if shape[0] is None else shape[0]} numbers"
+    return f"images of shape {shape}"
 
 
 def _shape(shape: object) -> str:

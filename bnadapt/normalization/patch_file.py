@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from bnadapt.errors import ModelError
+from bnadapt.files import write_bytes
 
 MAGIC = b"bnadapt patch 1\n"
 LARGEST_HEADER = 1 << 26
@@ -19,13 +20,14 @@ _DIGEST = hashlib.sha256().digest_size
 
 
 def write_patch(path: str | Path, header: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> None:
-    """Write a patch under another name beside ``path``, and rename it, so that no half of one is ever there.
+    """Write a patch, whole or not at all.
 
     Nothing in the file is a program, compressed, or a name of a file: magic line, SHA-256 of all that follows,
     length of the header (8 bytes, little-endian), header, and the arrays one after the other.
 
     Raises:
         ModelError: the folder is not there.
+        StorageError: the file cannot be written.
     """
     listed = [
         {"path": name, "shape": list(array.shape), "dtype": str(array.dtype)}
@@ -40,12 +42,7 @@ def write_patch(path: str | Path, header: Mapping[str, Any], weights: Mapping[st
         raise ModelError(
             f"the patch {path} cannot be written: the folder '{target.parent}' does not exist, make it"
         )
-    draft = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        draft.write_bytes(MAGIC + hashlib.sha256(rest).digest() + rest)
-        draft.replace(target)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_bytes(target, MAGIC + hashlib.sha256(rest).digest() + rest)
 
 
 def read_patch(path: str | Path, largest: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -77,7 +74,7 @@ def read_patch(path: str | Path, largest: int) -> tuple[dict[str, Any], dict[str
         raise ModelError(f"the patch {path} is damaged: its checksum is wrong. Copy or make it again")
     try:
         return _parsed(rest)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ArithmeticError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"the patch {path} is damaged: {type(error).__name__} {error}") from error
 
 

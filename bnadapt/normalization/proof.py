@@ -38,6 +38,12 @@ def fingerprint(model: keras.Model) -> dict[str, str]:
     return found
 
 
+def weights_digest(model: keras.Model) -> str:
+    """SHA-256 over every weight and its path, 64 hexadecimal digits."""
+    lines = [f"{path} {digest}" for path, digest in sorted(fingerprint(model).items())]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
 def declared_to_move(model: keras.Model) -> set[str]:
     """Paths of all weights that training may change under the present flags and switches; changes nothing.
 

@@ -11,8 +11,17 @@ from bnadapt.report.comparison_drawings import ARMS, CHOICE, LEVELS, TRAINING, s
 from bnadapt.report.comparison_material import ComparisonMaterial, labels_in_words, levels_in_words, summary
 from bnadapt.report.comparison_pairs import pairs_table
 from bnadapt.report.comparison_tables import interval, p_value, points, rates
-from bnadapt.report.look import CLASSES, NORMALIZATION, diagnosis_tables, shift_tables, words_on_changes
+from bnadapt.report.look import (
+    CLASSES,
+    NORMALIZATION,
+    changed_rows,
+    class_table,
+    diagnosis_tables,
+    shift_tables,
+    words_on_changes,
+)
 from bnadapt.report.page import Code, Page, Plot, Section, Table
+from bnadapt.report.subject import page_about_rows
 from bnadapt.report.tables import MISSING, duration, percent
 
 
@@ -40,7 +49,7 @@ def comparison_contents(
         sections[0] = Section(
             sections[0].title, (*missing, *sections[0].paragraphs), sections[0].parts
         )  # what is missing is said where it is looked for first
-    return Page(
+    page = Page(
         title=material.heading,
         facts=material.facts,
         answer=_answer(material),
@@ -49,16 +58,18 @@ def comparison_contents(
         advice=tuple(each.sentence for each in material.advice),
         sections=tuple(sections),
     )
+    return page_about_rows(page) if material.rows else page
 
 
 def _closer_look(material: ComparisonMaterial, plots: Mapping[str, Sequence[Plot]]) -> list[Section]:
     """What the recommended network gets right, and what its batch normalization does."""
     look, (source, target) = material.look, material.names
     words = words_on_changes(look.changes, look.before_name, look.name) if look else ()
+    of_classes, rows = (class_table(look), changed_rows(look)) if look else ((), ())
     diagnosed = [(look.name, material.diagnosis)] if look and material.diagnosis else []
     tables = (*diagnosis_tables(diagnosed), *shift_tables(material.shifts, source, target))
     return [
-        Section(CLASSES, words, tuple(plots.get(CLASSES, ()))),
+        Section(CLASSES, words, (*of_classes, *plots.get(CLASSES, ()), *rows)),
         Section(NORMALIZATION, (), (*tables, *plots.get(NORMALIZATION, ()))),
     ]
 

@@ -9,6 +9,7 @@ from bnadapt.report.comparison_material import ComparisonMaterial, labels_in_wor
 from bnadapt.report.comparison_plots import accuracy_by_arm, differences_to_reference
 from bnadapt.report.drawing import Drawing
 from bnadapt.report.look import class_drawings, normalization_drawings
+from bnadapt.report.subject import drawing_about_rows
 
 ARMS, TRAINING, CHOICE, LEVELS = "Arms", "Training", "Choice on validation", "Numbers of labels"
 
@@ -18,6 +19,11 @@ def comparison_drawings(material: ComparisonMaterial) -> list[Drawing]:
 
     With one number of labels they stand in sections by subject, with several in one section for each number.
     """
+    found = _drawings(material)
+    return [drawing_about_rows(each) for each in found] if material.rows else found
+
+
+def _drawings(material: ComparisonMaterial) -> list[Drawing]:
     look, (source, target) = material.look, material.names
     found = [
         *(each for comparison in material.comparisons for each in _of_one(material, comparison)),

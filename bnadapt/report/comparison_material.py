@@ -36,6 +36,7 @@ class ComparisonMaterial:
         configuration: Every setting, as YAML.
         run_id: MLflow's id of the comparison's run.
         seconds: Wall time of everything together.
+        rows: Whether the data are rows of numbers and no images.
     """
 
     title: str
@@ -57,6 +58,7 @@ class ComparisonMaterial:
     run_id: str
     seconds: float
     labels: str = ""
+    rows: bool = False
 
     @property
     def heading(self) -> str:

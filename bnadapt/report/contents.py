@@ -6,11 +6,20 @@ from bnadapt.config import BASELINE, CONTROL
 from bnadapt.evaluation.results import Difference, Scores, StageResult, Verdict
 from bnadapt.evaluation.significance import wilson
 from bnadapt.evaluation.verdict import NAMES
-from bnadapt.report.drawings import STAGES, TRAINING
-from bnadapt.report.look import CLASSES, NORMALIZATION, diagnosis_tables, shift_tables, words_on_changes
+from bnadapt.report.drawings import STAGES, TRAINING, look_of
+from bnadapt.report.look import (
+    CLASSES,
+    NORMALIZATION,
+    changed_rows,
+    class_table,
+    diagnosis_tables,
+    shift_tables,
+    words_on_changes,
+)
 from bnadapt.report.material import Material
 from bnadapt.report.page import Code, Page, Plot, Section, Table
 from bnadapt.report.plan import POSITIONS
+from bnadapt.report.subject import page_about_rows
 from bnadapt.report.tables import MISSING, duration, percent
 
 CLASSES_NAMED = 200
@@ -24,14 +33,14 @@ def contents(material: Material, plots: Mapping[str, Sequence[Plot]], missing: S
         plots: Those that were drawn, by section.
         missing: Sentences on what could not be made.
     """
-    verdict = material.verdict
+    verdict, look = material.verdict, look_of(material)
     sections = [
         Section(STAGES, tuple(missing), (_stages(material), *plots.get(STAGES, ()))),
         Section(TRAINING, (), tuple(plots.get(TRAINING, ()))),
         Section(
             CLASSES,
             words_on_changes(material.changes, BASELINE, material.best or ""),
-            tuple(plots.get(CLASSES, ())),
+            (*(class_table(look) if look else ()), *plots.get(CLASSES, ()), *(changed_rows(look) if look else ())),
         ),
         Section(NORMALIZATION, (), (
             *diagnosis_tables([(each.name, each.diagnosis) for each in material.results if each.diagnosis]),
@@ -40,7 +49,7 @@ def contents(material: Material, plots: Mapping[str, Sequence[Plot]], missing: S
         Section("Plan", material.notes, _plan(material)),
         Section("To repeat it", (), _reproduction(material)),
     ]  # fmt: skip
-    return Page(
+    page = Page(
         title=material.title,
         facts=material.facts,
         answer=verdict.answer if verdict else "",
@@ -49,6 +58,7 @@ def contents(material: Material, plots: Mapping[str, Sequence[Plot]], missing: S
         advice=tuple(each.sentence for each in material.advice),
         sections=tuple(section for section in sections if section.paragraphs or section.parts),
     )
+    return page_about_rows(page) if material.rows else page
 
 
 def _differences(verdict: Verdict | None) -> tuple[tuple[str, Difference], ...]:

@@ -12,7 +12,17 @@ from matplotlib.figure import Figure, SubFigure
 from bnadapt.evaluation.advice import STATISTICS_OFF
 from bnadapt.evaluation.changes import ChangedImage, Changes
 from bnadapt.evaluation.results import LayerGap, LayerShift
-from bnadapt.report.style import BLUE, DOTS_PER_INCH, GREEN, GREY, VERMILION, fonts, new_figure, readable
+from bnadapt.report.style import (
+    BLUE,
+    DOTS_PER_INCH,
+    GREEN,
+    GREY,
+    VERMILION,
+    arrow,
+    fonts,
+    new_figure,
+    readable,
+)
 
 Layer = TypeVar("Layer")
 
@@ -175,21 +185,19 @@ def _draw_images(
         )
         axes.imshow(_pixels(image), cmap="gray", vmin=0, vmax=1)
         axes.set_title(right, fontsize=10, fontfamily=fonts(), parse_math=False)
-        axes.set_xlabel(_arrow(before, after), fontsize=9, color=colour, fontfamily=fonts(), parse_math=False)
+        named = arrow(before, after, lines=len(before) + len(after) > 14)
+        axes.set_xlabel(named, fontsize=9, color=colour, fontfamily=fonts(), parse_math=False)
         axes.set_xticks([])
         axes.set_yticks([])
         for spine in axes.spines.values():
             spine.set(color=colour, linewidth=2)
 
 
-def _arrow(before: str, after: str) -> str:
-    return f"{before} \u2192 {after}" if len(before) + len(after) <= 14 else f"{before}\n\u2192 {after}"
-
-
 def _pixels(image: np.ndarray) -> np.ndarray:
-    """An image as matplotlib takes it, 0 to 1: in colours where it has three channels, else in grey."""
+    """An image as matplotlib takes it, 0 to 1: its first three channels as colours where it has them, else in grey."""
     scaled = np.clip(image / 255, 0, 1)
-    return scaled if image.shape[-1] == 3 else scaled.mean(axis=-1)
+    # A fourth is transparency or infrared: nothing that a mean over all would show.
+    return scaled[..., :3] if image.shape[-1] in (3, 4) else scaled.mean(axis=-1)
 
 
 def _class_ticks(axes: Axes, classes: Sequence[str]) -> None:
@@ -212,9 +220,12 @@ def _list_confusions(axes: Axes, counts: np.ndarray, classes: Sequence[str]) -> 
     order = np.argsort(-wrong, axis=None, kind="stable")[:CONFUSIONS_LISTED]
     pairs = [(int(each) // len(counts), int(each) % len(counts)) for each in order if wrong.flat[each]]
     names = [
-        " \u2192 ".join(readable(classes[index], f"class {index}", longest=16) for index in pair)
-        for pair in pairs
+        arrow(*(readable(classes[index], f"class {index}", longest=16) for index in pair)) for pair in pairs
     ]
+    if not pairs:
+        axes.set_axis_off()
+        axes.set_title("no class was taken for another", fontsize=11)
+        return
     numbers = [int(wrong[pair]) for pair in pairs]
     axes.barh(range(len(pairs)), numbers, color=VERMILION, height=0.7)
     for row, value in enumerate(numbers):
@@ -260,6 +271,7 @@ def _bars(
         range(len(names)),
         [readable(name, f"layer {number}") for number, name in enumerate(names)],
         fontsize=size,
+        fontfamily=fonts(),
         parse_math=False,
     )
     axes.set_ylim(max(len(names), 1) - 0.4, -0.6)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bnadapt.evaluation.changes import Changes
+from bnadapt.evaluation.changes import ChangedImage, Changes
 from bnadapt.evaluation.results import Diagnosis, LayerShift, Scores
 from bnadapt.evaluation.scores import confusion
 from bnadapt.report.comparisons import recall_change
@@ -21,7 +21,9 @@ from bnadapt.report.page import Table
 from bnadapt.report.tables import MISSING, percent
 
 CLASSES, NORMALIZATION = "Classes and images", "Batch normalization"
-FOLDED_FROM = 12  # layers
+FOLDED_FROM = 12  # layers, or rows of a table
+COLUMNS_SHOWN = 8
+CLASSES_LISTED = 20
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Look:
         after: Its scores on the test images.
         before: Those of the earlier network; None where there is none to compare with.
         changes: Images that the two put into different classes; None where nobody looked.
-        images: Those of them that are shown, ``(images, height, width, channels)``.
+        images: Those of them that are shown, ``(images, height, width, channels)``, or ``(rows, features)``.
     """
 
     name: str
@@ -73,7 +75,7 @@ def class_drawings(look: Look) -> list[Drawing]:
         )
     )
     changes, images = look.changes, look.images
-    if changes is not None and changes.shown and images is not None:
+    if changes is not None and changes.shown and images is not None and images.ndim > 2:
         found.append(
             Drawing(
                 CLASSES,
@@ -121,6 +123,75 @@ def words_on_changes(changes: Changes | None, before_name: str, name: str) -> tu
         f"Of the test images {changes.gained:,} that {before_name} got wrong are right after {name}, and "
         f"{changes.lost:,} that it got right are wrong.",
     )
+
+
+def changed_rows(look: Look) -> tuple[Table, ...]:
+    """The rows of numbers that two networks put into different classes; nothing for images, which are drawn."""
+    if look.changes is None or not look.changes.shown or look.images is None or look.images.ndim != 2:
+        return ()
+    features = look.images.shape[1]
+    columns = range(min(features, COLUMNS_SHOWN))
+    left_out = (
+        f" Of {features:,} columns the first {len(columns)} are shown." if len(columns) < features else ""
+    )
+
+    def cells(change: ChangedImage, values: np.ndarray) -> tuple[str, ...]:
+        named = (_named(look, number) for number in (change.label, change.before, change.after))
+        return f"{change.index:,}", *named, *(f"{values[column]:.6g}" for column in columns)
+
+    return (
+        Table(
+            (">test row", "right class", look.before_name, look.name, *(f">column {each + 1}" for each in columns)),
+            tuple(cells(each, row) for each, row in zip(look.changes.shown, look.images, strict=True)),
+            title=f"Test rows that changed from {look.before_name} to {look.name}",
+            note=f"The first row is 0.{left_out}",
+            folded=len(look.changes.shown) > FOLDED_FROM,
+        ),
+    )  # fmt: skip
+
+
+def class_table(look: Look) -> tuple[Table, ...]:
+    """What becomes of each class; of more than 20 those of which the fewest are right, and the rarest first of them.
+
+    Accuracy hardly shows a rare class, and macro F1 not which one it is.
+    """
+    counts = np.bincount(look.labels, minlength=len(look.classes))
+    known = [number for number in range(len(look.classes)) if counts[number]]
+    parted = len(known) > CLASSES_LISTED
+    if parted:
+        known = sorted(known, key=lambda number: (look.after.recall[number], counts[number]))[:CLASSES_LISTED]
+    before = look.before
+    rows = tuple(
+        (
+            _named(look, number),
+            f"{counts[number]:,}",
+            *((percent(before.recall[number]),) if before is not None else ()),
+            percent(look.after.recall[number]),
+        )
+        for number in known
+    )
+    listed = (
+        f"{len(known)} classes with the lowest recall of {look.name}" if parted else "Recall of each class"
+    )
+    return (
+        Table(
+            (
+                "class",
+                ">test images",
+                *((f">right after {look.before_name}",) if before is not None else ()),
+                f">right after {look.name}",
+            ),
+            rows,
+            title=listed,
+            note=f"Macro F1, which counts every class the same: {look.after.macro_f1:.3f}"
+            + (f", {before.macro_f1:.3f} after {look.before_name}." if before is not None else "."),
+        ),
+    )
+
+
+def _named(look: Look, number: int) -> str:
+    """The name of a class on one line."""
+    return " ".join(look.classes[number].split()) or f"class {number}"
 
 
 def diagnosis_tables(found: Sequence[tuple[str, Diagnosis]]) -> tuple[Table, ...]:

@@ -36,12 +36,13 @@ class Material:
         labels: Right classes of the test images, int64 of shape ``(images,)``; None where nothing was evaluated.
         changes: Test images that the baseline and the kept stage put into different classes; None where there
             is nothing to compare.
-        changed_images: Those of them that are shown, ``(images, height, width, channels)``.
+        changed_images: Those of them that are shown, ``(images, height, width, channels)``, or ``(rows, features)``.
         command: What repeats the run.
         versions: Of the programs that ran, by name.
         seeds: By setting.
         configuration: Every setting, as YAML.
         run_id: MLflow's id of the run.
+        rows: Whether the data are rows of numbers and no images.
     """
 
     source: str
@@ -66,6 +67,7 @@ class Material:
     seeds: Mapping[str, int]
     configuration: str
     run_id: str
+    rows: bool = False
 
     @property
     def title(self) -> str:

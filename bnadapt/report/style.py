@@ -2,10 +2,13 @@
 
 import io
 import logging
+import re
+import unicodedata
+import warnings
 from collections.abc import Iterable
 from functools import cache
 
-from matplotlib import font_manager
+from matplotlib import font_manager, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
@@ -15,6 +18,10 @@ from matplotlib.ticker import FuncFormatter
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PURPLE, SKY, GREY = "#CC79A7", "#56B4E9", "#666666"
 STAGE_COLOURS = (GREY, SKY, GREEN, ORANGE, PURPLE, BLUE)
+
+# Signs that turn the direction of writing, and those without width; and the one that sets it.
+_TURNS = re.compile("[\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
+_FROM_LEFT = "\u200e"
 
 DOTS_PER_INCH = 130
 LONGEST_NAME = 32
@@ -46,9 +53,11 @@ def new_figure(title: str, width: float = 10.0, height: float = 5.6) -> tuple[Fi
 
 
 def png_of(figure: Figure) -> bytes:
-    """A figure as a PNG file."""
+    """A figure as a PNG file; a letter that no installed font has is a box in it."""
     written = io.BytesIO()
-    figure.savefig(written, format="png")
+    with rc_context({"font.sans-serif": fonts()}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(written, format="png")
     return written.getvalue()
 
 
@@ -59,13 +68,26 @@ def percent_axis(axes: Axes, which: str) -> None:
 
 
 def readable(name: str, substitute: str, longest: int = LONGEST_NAME) -> str:
-    """The name, shortened in its middle if long; the substitute where no installed font can write it."""
-    if not all(character.isspace() or ord(character) in _characters() for character in name):
+    """The name on one line, shortened in its middle if long; the substitute where no installed font can write it.
+
+    Signs that turn the direction of what follows are left out; letters that are written from the right are drawn so.
+    """
+    name = " ".join(_TURNS.sub("", name).split())
+    if not name or not all(ord(character) in _characters() for character in name):
         return substitute
     if len(name) <= longest:
         return name
     half = (longest - 3) // 2
     return f"{name[:half]}...{name[-half:]}"
+
+
+def arrow(before: str, after: str, *, lines: bool = False) -> str:
+    """From one name to another, written from the left whatever their letters; in two lines where asked for."""
+    gap = "\n" if lines else " "
+    if not any(unicodedata.bidirectional(letter) in ("R", "AL") for letter in before + after):
+        return f"{before}{gap}\u2192 {after}"
+    gap = f"{_FROM_LEFT}{gap}{_FROM_LEFT if lines else ''}"
+    return f"{_FROM_LEFT}{before}{gap}\u2192 {_FROM_LEFT}{after}"
 
 
 def fonts() -> list[str]:

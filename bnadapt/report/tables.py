@@ -139,7 +139,7 @@ def advice_text(advice: Sequence[Advice]) -> Text:
     text = Text()
     for number, each in enumerate(advice):
         if number == 0:
-            text.append("What to try next, by the validation images", style="bold")
+            text.append("What to try next, by validation", style="bold")
         text.append(f"\n- {each.sentence}")
     return text
 

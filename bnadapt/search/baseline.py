@@ -1,13 +1,13 @@
 """The baseline that all trials begin with: trained once, kept beside the study, known by the hash of its weights."""
 
-import os
 from dataclasses import asdict
 from pathlib import Path
 
-import keras
-
-from bnadapt.config import BASELINE
-from bnadapt.procedure import Listener, Procedure, weights_digest
+from bnadapt.config import BASELINE, ModelSettings
+from bnadapt.files import save
+from bnadapt.models.load import load_file
+from bnadapt.normalization.proof import weights_digest
+from bnadapt.procedure import Listener, Procedure
 from bnadapt.search.study import BASELINE_ACCURACY, BASELINE_DIGEST
 from bnadapt.search.work import Work
 from bnadapt.tracking.names import score_metrics
@@ -19,7 +19,7 @@ def make_baseline(work: Work) -> None:
     study, path = work.study, work.baseline
     known = study.user_attrs.get(BASELINE_DIGEST)
     if known is not None:
-        if _digest_of_file(path) == known:
+        if _digest_of_file(path, work.settings.model) == known:
             work.say(f"baseline: as trained before, from {path}")
             return
         work.say(f"baseline: {path} no longer holds the network of this study; it is trained again")
@@ -28,10 +28,7 @@ def make_baseline(work: Work) -> None:
         network, trained = procedure.train_baseline(work.start.network, Listener(epoch=stage.log_look))
         scores = procedure.scores(network, work.start.splits.validation)
         stage.log_metrics(score_metrics("val", scores), step=len(trained.history))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}.keras")
-        network.save(unfinished)
-        os.replace(unfinished, path)
+        save(network, path)
         digest = weights_digest(network)
         stage.log_text("baseline.sha256", digest)
     if known not in (None, digest):
@@ -46,9 +43,9 @@ def make_baseline(work: Work) -> None:
     )
 
 
-def _digest_of_file(path: Path) -> str | None:
+def _digest_of_file(path: Path, trusting: ModelSettings) -> str | None:
     """Hash of the weights in a network file; None where it cannot be read."""
     try:
-        return weights_digest(keras.saving.load_model(path, compile=False))
+        return weights_digest(load_file(path, trusting))
     except Exception:  # a file that is no network, cut off or from elsewhere raises what it likes
         return None

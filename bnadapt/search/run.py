@@ -20,8 +20,9 @@ from bnadapt import account
 from bnadapt.artifacts import attempt
 from bnadapt.checks import check
 from bnadapt.config import BASELINE, INSERT, SearchSettings, Settings, with_values
+from bnadapt.data.reading import reading
 from bnadapt.errors import BnadaptError, StageError, TrackingError
-from bnadapt.procedure import weights_digest
+from bnadapt.normalization.proof import weights_digest
 from bnadapt.search import outcome
 from bnadapt.search.baseline import make_baseline
 from bnadapt.search.space import as_drawn, draw, standing
@@ -42,6 +43,7 @@ from bnadapt.search.study import (
 )
 from bnadapt.search.trial import Looks, objective, pruner, try_settings
 from bnadapt.search.work import Work
+from bnadapt.secrets import redacted_values
 from bnadapt.start import prepare
 from bnadapt.tracking.names import score_metrics
 from bnadapt.tracking.store import Tracker
@@ -111,9 +113,12 @@ def run_search(
             f"search {start.run_name}",
             parameters=_shared(settings, start.parameters),
             tags={**_shared(settings, tags or {}), "kind": "search", "study": name},
-            config_yaml=yaml.safe_dump(asdict(settings), sort_keys=False, allow_unicode=True),
+            config_yaml=yaml.safe_dump(
+                redacted_values(asdict(settings)), sort_keys=False, allow_unicode=True
+            ),
             command=shlex.join(command),
         ) as run,
+        reading(),
     ):
         account.print_plan(console, settings, start)
         account.record_start(run, settings, start)

@@ -3,10 +3,9 @@
 import hashlib
 import json
 import re
-import sqlite3
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from bnadapt.config import Settings, settings_by_key
 from bnadapt.errors import SettingsError
+from bnadapt.locking import HeldElsewhereError, locked
 
 SQLITE = "sqlite:///"
 IDENTITY, STANDING, BASELINE_DIGEST, BASELINE_ACCURACY, RUN = (
@@ -194,19 +194,15 @@ def _require_the_same(study: optuna.Study, name: str, who: Mapping[str, str]) ->
 
 @contextmanager
 def _alone(file: Path, busy: str, *, patience: float) -> Iterator[None]:
-    """Hold a lock that ends with its process, on every platform: a transaction of SQLite's own."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(file, timeout=patience)
-    except (OSError, sqlite3.Error) as error:
-        raise SettingsError(
-            f"search.storage: {file.parent} cannot be written: {error}. Name another place: "
-            "search.storage=sqlite:////tmp/search.db"
-        ) from error
-    with closing(connection):
+    """Hold the lock in a file; a SettingsError says ``busy`` where another process has it."""
+    with ExitStack() as held:
         try:
-            connection.execute("BEGIN EXCLUSIVE")
-        except sqlite3.OperationalError as error:
-            locked = "locked" in str(error)
-            raise SettingsError(busy if locked else f"search.storage: {file}: {error}") from error
+            held.enter_context(locked(file, patience=patience))
+        except HeldElsewhereError as error:
+            raise SettingsError(busy) from error
+        except OSError as error:
+            raise SettingsError(
+                f"search.storage: {file.parent} cannot be written: {error}. Name another place: "
+                "search.storage=sqlite:////tmp/search.db"
+            ) from error
         yield

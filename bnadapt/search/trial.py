@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import keras
 import optuna
 from rich.console import Console
 
@@ -14,6 +13,7 @@ from bnadapt.config import INSERT, Settings, StageSettings, takes_steps
 from bnadapt.errors import StageError
 from bnadapt.evaluation.results import Epoch, StageResult
 from bnadapt.evaluation.verdict import best_stage
+from bnadapt.models.load import load_file
 from bnadapt.procedure import Listener, Procedure
 from bnadapt.start import Start
 from bnadapt.tracking.runs import StageRun
@@ -114,7 +114,7 @@ def try_settings(settings: Settings, start: Start, baseline: Path, looks: Looks)
     procedure = Procedure(settings, start, Display(Console(quiet=True), "none"))
     validation = start.splits.validation
     began = time.monotonic()
-    network = procedure.insert(keras.saving.load_model(baseline, compile=False)).network
+    network = procedure.insert(load_file(baseline, settings.model, name=str(baseline))).network
     scores = procedure.scores(network, validation)
     looks.run.log_epoch(0, {"val_accuracy": scores.accuracy, "val_loss": scores.loss})
     results = [StageResult(INSERT, 0, 0, time.monotonic() - began, validation=scores)]

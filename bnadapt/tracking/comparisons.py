@@ -6,7 +6,7 @@ from dataclasses import asdict
 from bnadapt.evaluation.arms import ArmResult, Comparison
 from bnadapt.evaluation.results import Epoch, Scores
 from bnadapt.tracking import names
-from bnadapt.tracking.nested import ChildRun
+from bnadapt.tracking.child import ChildRun
 
 
 class ArmRun(ChildRun):
@@ -25,7 +25,9 @@ class ArmRun(ChildRun):
         Looks that :meth:`log_epoch` recorded while it trained are not recorded again.
         """
         looks = zip(result.looks, result.history, strict=True)
-        self.log_epochs([(steps, _metrics_of(epoch)) for steps, epoch in looks if steps > self._last_step])
+        self.log_epochs(
+            [(steps, _metrics_of(epoch)) for steps, epoch in looks if steps > (self._last_step or 0)]
+        )
         self.log_scores(result.validation)
         self.log_metrics(
             {

@@ -1,13 +1,17 @@
-"""What must be settled before MLflow is imported; standard library only."""
+"""What must be settled before MLflow is imported, without any library below."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from bnadapt.errors import TrackingError
+from bnadapt.secrets import redacted
 
 LOCAL_URI = "sqlite:///mlflow.db"
 _SQLITE = "sqlite:///"
 _STORES = ("http", "https", "databricks", "postgresql", "mysql", "mssql")
+_RETRIES, _TIMEOUT = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"
 
 
 def prepare_environment(telemetry: bool) -> None:
@@ -17,10 +21,34 @@ def prepare_environment(telemetry: bool) -> None:
     follows ``telemetry``. MLflow's own defaults would wait four minutes for a server that is not there.
     """
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "false" if telemetry else "true"
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    os.environ.setdefault(_RETRIES, "2")
+    os.environ.setdefault(_TIMEOUT, "30")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    # MLflow would print the server's address with every run that ends, and the password in it.
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+
+
+@contextmanager
+def patience(seconds: int | None, *, retries: int = 0) -> Iterator[None]:
+    """Let MLflow, while the block lasts, wait at most so long for each answer of a server, and ask again so often.
+
+    None waits as long as the environment says. What the environment said is put back at the end.
+    """
+    said = os.environ.get(_TIMEOUT)
+    limits = {_RETRIES: str(retries)}
+    if seconds is not None:
+        limits[_TIMEOUT] = str(min(seconds, int(said)) if said else seconds)
+    before = {key: os.environ.get(key) for key in limits}
+    os.environ.update(limits)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = value
 
 
 def resolve_uri(uri: str, working_directory: Path) -> str:
@@ -35,7 +63,7 @@ def resolve_uri(uri: str, working_directory: Path) -> str:
     if uri == "databricks" or uri.partition("://")[0].partition("+")[0] in _STORES:
         return uri
     raise TrackingError(
-        f"tracking.uri={uri}: MLflow records in a database or on a server, not in a directory. "
+        f"tracking.uri={redacted(uri)}: MLflow records in a database or on a server, not in a directory. "
         f"Use tracking.uri={LOCAL_URI} or the address of a server, such as tracking.uri=http://127.0.0.1:5000"
     )
 

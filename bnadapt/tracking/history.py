@@ -8,6 +8,7 @@ from mlflow.exceptions import MlflowException
 
 from bnadapt.errors import TrackingError
 from bnadapt.evaluation.results import Epoch
+from bnadapt.secrets import redacted
 from bnadapt.tracking import names
 from bnadapt.tracking.outbox import short_cause
 from bnadapt.tracking.store import Tracker
@@ -62,7 +63,7 @@ def stages_of(tracker: Tracker, run_id: str) -> dict[str, StoredStage]:
             label = run.data.tags[names.STAGE]
             stages.setdefault(names.stage_name(label), (label, _stored(tracker, run)))
         following = pipeline.data.tags.get(names.FROM_RUN)
-    ordered = sorted(stages.items(), key=lambda item: _order(item[1][0]))
+    ordered = sorted(stages.items(), key=lambda item: names.stage_place(item[1][0]))
     return {name: stored for name, (_, stored) in ordered}
 
 
@@ -82,7 +83,7 @@ def _pipeline(tracker: Tracker, run_id: str) -> Run:
         return run if parent is None else tracker.client.get_run(parent)
     except MlflowException as error:
         raise TrackingError(
-            f"from_run={run_id}: no such run in {tracker.uri} ({short_cause(error)}). {_latest_runs(tracker)}"
+            f"from_run={run_id}: no such run in {redacted(tracker.uri)} ({short_cause(error)}). {_latest_runs(tracker)}"
         ) from error
 
 
@@ -119,18 +120,14 @@ def _epochs(tracker: Tracker, run: Run) -> list[Epoch]:
             continue
         recorded = tracker.client.get_metric_history(run.info.run_id, key)
         for metric in sorted(recorded, key=lambda each: each.timestamp):
-            # The first value at a step is the epoch's; a later one is that of the stage's result.
+            # Runs of the past have two values at the last step: the epoch's, and then that of the stage's result.
             values.setdefault(metric.step, {}).setdefault(key, metric.value)
+    # Step 0 is the state before training; after the last epoch there stand the scores of what was kept.
     return [
         Epoch(number=number, **{key: found.get(key, math.nan) for key in keys})
         for number, found in sorted(values.items())
-        if number > 0
+        if number > 0 and not found.keys().isdisjoint(names.OF_TRAINING)
     ]
-
-
-def _order(label: str) -> int:
-    number = label.partition("_")[0]
-    return int(number) if number.isdecimal() else 0
 
 
 def _latest_runs(tracker: Tracker) -> str:

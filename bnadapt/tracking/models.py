@@ -1,17 +1,23 @@
 """Keras networks in MLflow: saved so that MLflow alone, without bnadapt, can load and serve them."""
 
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
 import keras
 import mlflow
+import mlflow.artifacts
 import mlflow.keras
 import numpy as np
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 
+from bnadapt.config import ModelSettings
 from bnadapt.errors import TrackingError
+from bnadapt.models.load import load_file
 from bnadapt.tracking.outbox import short_cause
+
+NETWORK = "data/model.keras"  # where MLflow's Keras flavour keeps it
 
 
 def save_model(
@@ -40,22 +46,37 @@ def signature(model: keras.Model) -> ModelSignature:
     return ModelSignature(_schema(model.inputs), _schema(model.outputs))
 
 
-def load_model(tracking_uri: str, model_uri: str) -> keras.Model:
+def load_model(tracking_uri: str, model_uri: str, trusting: ModelSettings | None = None) -> keras.Model:
     """Read a network from ``models:/ID``, ``runs:/...`` or a directory that :func:`save_model` wrote.
 
-    Points MLflow, in this process, at the store: such URIs are resolved in no other way.
+    The file is fetched, looked over and loaded as any other; MLflow's own loader would unpickle what a model holds
+    beside its network. Points MLflow, in this process, at the store: such URIs are resolved in no other way.
+
+    Args:
+        tracking_uri: Of the store.
+        model_uri: Of the model in it.
+        trusting: What the user trusts, as :func:`bnadapt.models.load.load_file` takes it.
 
     Raises:
         TrackingError: where there is no such model, or it is not one of Keras.
+        ModelError: where its network is damaged, would load or run something, or needs code that is not there.
     """
-    try:
-        mlflow.set_tracking_uri(tracking_uri)
-        return mlflow.keras.load_model(model_uri)
-    except Exception as error:
-        # Stores, download clients and Keras raise their own types.
-        raise TrackingError(
-            f"no network could be loaded from {model_uri} in {tracking_uri}: {short_cause(error)}"
-        ) from error
+    with tempfile.TemporaryDirectory() as directory:
+        try:
+            mlflow.set_tracking_uri(tracking_uri)
+            fetched = Path(mlflow.artifacts.download_artifacts(artifact_uri=model_uri, dst_path=directory))
+        except Exception as error:
+            # Stores and download clients raise their own types.
+            raise TrackingError(
+                f"no network could be loaded from {model_uri} in {tracking_uri}: {short_cause(error)}"
+            ) from error
+        file = fetched if fetched.is_file() else fetched / NETWORK
+        if not file.is_file():
+            raise TrackingError(
+                f"no network could be loaded from {model_uri} in {tracking_uri}: it holds no {NETWORK}, so it is no "
+                "model that mlflow.keras.log_model wrote in Keras 3"
+            )
+        return load_file(file, trusting, name=model_uri)
 
 
 def _schema(tensors: list[keras.KerasTensor]) -> Schema:

@@ -10,14 +10,18 @@ from typing import Any
 from bnadapt.config import StageSettings
 from bnadapt.evaluation.arms import Comparison
 from bnadapt.evaluation.results import Diagnosis, LayerShift, Scores
+from bnadapt.secrets import redacted
 
 STAGE, ARM, FROM_RUN, ERROR = "stage", "arm", "from_run", "error"
 VERDICT, RECOMMENDED, REGISTERED = "verdict", "recommended", "registered"
+HANDLE = "handle"  # by which a run below is found again by whoever goes on with it
 PARENT = "mlflow.parentRunId"
 DESCRIPTION = "mlflow.note.content"
 STEPS, TRAINABLE, SECONDS, KEPT_EPOCH = "steps", "trainable_parameters", "stage_seconds", "kept_epoch"
 ARM_SECONDS = "arm_seconds"
 FIRST = ("val_accuracy", "val_loss", "accuracy", "loss")
+# What only training leaves: where one of these stands, there was an epoch or a look.
+OF_TRAINING = ("accuracy", "loss", "learning_rate", "seconds")
 # What a stage's run says of its training whatever it is; the rest where it is not as usual.
 ALWAYS_SAID = ("train", "epochs", "learning_rate", "optimizer")
 
@@ -32,6 +36,12 @@ def stage_label(order: int, name: str) -> str:
 def stage_name(label: str) -> str:
     """The stage's own name, from what :func:`stage_label` made of it."""
     return label.partition("_")[2]
+
+
+def stage_place(label: str) -> int:
+    """The stage's number in its pipeline, from what :func:`stage_label` made of it; 0 where there is none."""
+    number = label.partition("_")[0]
+    return int(number) if number.isdecimal() else 0
 
 
 def accuracy_key(split: str, label: str) -> str:
@@ -124,13 +134,13 @@ def cut(value: Any, limit: int) -> str:
 
 
 def parameters_for_mlflow(parameters: Mapping[str, Any]) -> dict[str, str]:
-    """Parameters with keys and values that MLflow accepts."""
-    return {clean_key(key): cut(value, MAXIMUM_PARAMETER) for key, value in parameters.items()}
+    """Parameters with keys and values that MLflow accepts, and without secrets."""
+    return {clean_key(key): cut(redacted(str(value)), MAXIMUM_PARAMETER) for key, value in parameters.items()}
 
 
 def tags_for_mlflow(tags: Mapping[str, Any]) -> dict[str, str]:
-    """Tags with keys and values that MLflow accepts."""
-    return {clean_key(key): cut(value, MAXIMUM_TAG) for key, value in tags.items()}
+    """Tags with keys and values that MLflow accepts, and without secrets."""
+    return {clean_key(key): cut(redacted(str(value)), MAXIMUM_TAG) for key, value in tags.items()}
 
 
 def finite(value: float) -> float:

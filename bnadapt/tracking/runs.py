@@ -8,15 +8,16 @@ from bnadapt.config import CONTROL
 from bnadapt.evaluation.arms import Comparison
 from bnadapt.evaluation.results import Scores, StageResult
 from bnadapt.tracking import names
+from bnadapt.tracking.child import ChildRun
 from bnadapt.tracking.comparisons import ArmRun, arm_label, comparison_metrics, in_a_word
-from bnadapt.tracking.nested import ChildRun, ParentRun
+from bnadapt.tracking.nested import ParentRun
 from bnadapt.tracking.ui import charts_page
 
 
 class PipelineRun(ParentRun):
     """The run of a whole pipeline or comparison, parent of the runs of its stages or arms."""
 
-    _best_validation = -1.0
+    _best = -1.0
 
     @contextmanager
     def stage(
@@ -33,11 +34,24 @@ class PipelineRun(ParentRun):
         """
         label = names.stage_label(order, name)
         own = {**(parameters or {}), names.STAGE: label}
-        run_id = self._open(label, own, {**(tags or {}), names.STAGE: label})
-        stage = StageRun(self, label, run_id, own)
+        handle = self._open(label, {**(tags or {}), names.STAGE: label})
+        stage = StageRun(self, label, handle, own)
         with stage._until_end(self.system_metrics):
             stage.log_text("config.yaml", self.config_yaml)
             yield stage
+
+    def ended_stage(self, name: str, *, order: int) -> "StageRun":
+        """The run of a stage that ended in an earlier process of this run, which stays ended.
+
+        Its network is known, and test scores can be recorded.
+
+        Raises:
+            TrackingError: there is no such stage.
+        """
+        label = names.stage_label(order, name)
+        stage = StageRun(self, label, self._ended(label), {})
+        stage._attach()
+        return stage
 
     @contextmanager
     def arm(
@@ -55,9 +69,17 @@ class PipelineRun(ParentRun):
         """
         own = {names.ARM: name, **(parameters or {})}
         label = arm_label(name, own.get("seed"), own.get("labels_per_class"))
-        arm = ArmRun(self, label, self._open(label, own, {**(tags or {}), names.ARM: name}), own)
+        arm = ArmRun(self, label, self._open(label, {**(tags or {}), names.ARM: name}), own)
         with arm._until_end(self.system_metrics):
             yield arm
+
+    def ended_arm(self, name: str, parameters: Mapping[str, Any] | None = None) -> ArmRun:
+        """The run of an arm that ended in an earlier process of this run, as :meth:`ended_stage` for a stage."""
+        own = {names.ARM: name, **(parameters or {})}
+        label = arm_label(name, own.get("seed"), own.get("labels_per_class"))
+        arm = ArmRun(self, label, self._ended(label), own)
+        arm._attach()
+        return arm
 
     def log_test(self, label: str, scores: Scores) -> None:
         """Record a stage's test accuracy among those of all stages, as ``test/4_finetune``."""
@@ -66,25 +88,40 @@ class PipelineRun(ParentRun):
     def log_validation(self, label: str, result: StageResult) -> None:
         """Record a stage's validation accuracy among those of all stages, as ``val/4_finetune``.
 
-        The best so far, the control aside, is the pipeline's own ``val_accuracy`` as long as it runs.
+        The best so far, the control aside, is the pipeline's own ``val_accuracy`` as long as it runs, at a step for
+        every stage.
         """
         assert result.validation is not None
         accuracy = result.validation.accuracy
         metrics = {names.accuracy_key("val", label): accuracy}
-        if result.name != CONTROL and accuracy > self._best_validation:
-            self._best_validation = accuracy
-            metrics = {"val_accuracy": accuracy, **metrics}  # first, because MLflow compares runs by that one
+        if result.name != CONTROL and accuracy > self._best_validation():
+            self._best = accuracy
+            # First, because MLflow compares runs by that one.
+            self.log_metrics({"val_accuracy": accuracy}, step=names.stage_place(label))
         self.log_metrics(metrics)
 
+    def _best_validation(self) -> float:
+        """The highest accuracy of the stages that ended, the control aside, those of earlier processes included."""
+        before = [
+            value
+            for (key, _), (value, _) in self._steps.earlier.items()
+            if key.startswith(names.accuracy_key("val", "")) and names.stage_name(key) != CONTROL
+        ]
+        return max([self._best, *before])
+
     def log_best(self, label: str, result: StageResult) -> None:
-        """Record the scores of the stage that is kept as those of the pipeline, and its label as a tag."""
+        """Record the scores of the stage that is kept as those of the pipeline, and its label as a tag.
+
+        They stand one step after the last stage, so that they are what MLflow shows.
+        """
+        step = 1 + max((names.stage_place(child.label) for child in self._children), default=0)
         for prefix, scores in (("val", result.validation), ("test", result.test)):
             if scores is not None:
-                self.log_metrics(names.score_metrics(prefix, scores))
+                self.log_metrics(names.score_metrics(prefix, scores), step=step)
         self.set_tags({"best_stage": label})
         for child in self._children:
-            if child.label == label and child.model_id is not None:
-                self.show_model(child.model_id)
+            if child.label == label:
+                self.show(child)
 
     def log_verdict(self, answer: str) -> None:
         """Record in a word whether it helped, as a tag of this run and of its stages."""

@@ -1,26 +1,31 @@
 """The tracking store: opened, created where it is missing, and an experiment in it."""
 
-import os
 import re
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
+from mlflow.tracking.context.registry import resolve_tags
 
 from bnadapt.config import TrackingSettings
-from bnadapt.errors import TrackingError
+from bnadapt.errors import StorageError, TrackingError
+from bnadapt.locking import HeldElsewhereError, locked
+from bnadapt.secrets import redacted
 from bnadapt.tracking import names
-from bnadapt.tracking.environment import LOCAL_URI, resolve_uri, sqlite_path
-from bnadapt.tracking.outbox import Outbox, short_cause
-from bnadapt.tracking.recording import create_run
+from bnadapt.tracking.environment import LOCAL_URI, patience, resolve_uri, sqlite_path
+from bnadapt.tracking.leftovers import UNSENT, take_up
+from bnadapt.tracking.outbox import SECONDS_FOR_AN_ANSWER, Outbox, short_cause
+from bnadapt.tracking.queue import Queue, make_folder, opened
+from bnadapt.tracking.resuming import Earlier, earlier_runs, pipeline_to_resume
 from bnadapt.tracking.runs import PipelineRun
 
-UNSENT = "bnadapt-unsent"
 SECONDS_FOR_OTHERS = 120.0
+SECONDS_FOR_A_LOOK = 1.0  # that another process takes at a folder to see whether it is in use
 
 
 class Tracker:
@@ -43,7 +48,7 @@ class Tracker:
         """
         self.uri = resolve_uri(settings.uri, working_directory)
         file = sqlite_path(self.uri)
-        with nullcontext() if file is None else _alone(file), _little_patience():
+        with nullcontext() if file is None else _alone(file), patience(SECONDS_FOR_AN_ANSWER, retries=1):
             try:
                 self.client = MlflowClient(self.uri)
                 self.experiment_id = _experiment(self.client, settings.experiment, file)
@@ -52,7 +57,7 @@ class Tracker:
             except Exception as error:
                 # MLflow lets through what databases and their drivers raise.
                 raise _unusable(self.uri, error) from error
-        self._outbox = Outbox(self.client, working_directory.absolute() / UNSENT)
+        self._unsent = working_directory.absolute() / UNSENT
         self._system_metrics = settings.system_metrics
 
     @contextmanager
@@ -64,6 +69,7 @@ class Tracker:
         tags: Mapping[str, str] | None = None,
         config_yaml: str = "",
         command: str = "",
+        resume: str | None = None,
     ) -> Iterator[PipelineRun]:
         """A run at the top level that ends with the block: finished, failed with the error's text, or killed.
 
@@ -74,64 +80,144 @@ class Tracker:
                 get them too.
             config_yaml: The resolved configuration, kept as ``config.yaml`` with this run and every stage's.
             command: What the user typed, shown in the run's description.
+            resume: Id of a run that an earlier process began: it goes on, and nothing is recorded twice. Its name,
+                parameters and tags stay.
+
+        What processes that are gone left below the working directory is delivered first; runs that they cut off are
+        marked as killed and named in ``cut_off``.
+
+        Raises:
+            TrackingError: the store does not take the run, or does not have the one to go on with, or another process
+                is going on with it.
         """
-        description = {names.DESCRIPTION: names.description(command)} if command else {}
         parameters = parameters or {}
         tags = names.filter_tags(parameters, tags or {})
-        run_id = create_run(self.client, self.experiment_id, name, parameters, {**tags, **description})
-        run = PipelineRun(
-            self.client,
-            self._outbox,
-            self.experiment_id,
-            run_id,
-            name,
-            parameters,
-            config_yaml,
-            command,
-            tags,
-            self._system_metrics,
-        )
-        with run._until_end(self._system_metrics):
-            run.log_text("config.yaml", config_yaml)
-            yield run
+        before = None if resume is None else pipeline_to_resume(self.client, resume)
+        left = take_up(self.client, self._unsent, besides=None if before is None else before.info.run_id)
+        with self._queue(name, command, tags, before) as queue:
+            outbox = Outbox(self.client, queue, resumed=before is not None)
+            assert queue.experiment_id is not None
+            run = PipelineRun(
+                outbox,
+                queue.experiment_id,
+                queue.folder.name,
+                name,
+                parameters,
+                config_yaml,
+                command,
+                tags,
+                self._system_metrics,
+                {} if before is None else self._gone_on(outbox, before),
+                [each.run_id for each in left if each.cut_off],
+            )
+            try:
+                with run._until_end(self._system_metrics):
+                    run._begin()
+                    yield run
+            finally:
+                outbox.say_what_is_left()
+
+    @contextmanager
+    def _queue(self, name: str, command: str, tags: Mapping[str, Any], before: Run | None) -> Iterator[Queue]:
+        """The queue of a run that is started here, or of the one from before."""
+        with ExitStack() as stack:
+            try:
+                make_folder(self._unsent)  # before anything is there that says it runs
+                if before is None:
+                    description = {names.DESCRIPTION: names.description(command)} if command else {}
+                    place = self._started(name, {**tags, **description}), self.experiment_id
+                else:
+                    place = before.info.run_id, before.info.experiment_id
+                run_id, experiment_id = place
+                folder = self._unsent / run_id
+                queue = stack.enter_context(opened(folder, experiment_id, patience=SECONDS_FOR_A_LOOK))
+            except HeldElsewhereError as error:
+                raise TrackingError(
+                    f"resume={run_id}: another process is going on with this run. Wait for its end, or end it"
+                ) from error
+            except OSError as error:
+                raise StorageError(
+                    f"{self._unsent} cannot be written: {error.strerror or error}. Results are kept there until the "
+                    "tracking store has them; start in a directory that can be written"
+                ) from error
+            yield queue
+
+    def has_run(self, run_id: str) -> bool:
+        """Whether the store has a run with this id that was not deleted.
+
+        Raises:
+            TrackingError: the store does not answer.
+        """
+        try:
+            with patience(SECONDS_FOR_AN_ANSWER, retries=1):
+                return self.client.get_run(run_id).info.lifecycle_stage == "active"
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise _unusable(self.uri, error) from error
+
+    def _started(self, name: str, tags: Mapping[str, Any]) -> str:
+        """Start a run at the top level; returns its id."""
+        try:
+            with patience(SECONDS_FOR_AN_ANSWER, retries=1):
+                context = resolve_tags(names.tags_for_mlflow(tags))
+                return self.client.create_run(self.experiment_id, tags=context, run_name=name).info.run_id
+        except Exception as error:
+            raise TrackingError(
+                f"the run {name} could not be started in the tracking store {redacted(self.uri)}: "
+                f"{short_cause(error)}. Mend it, or record in a local file: tracking.uri={LOCAL_URI}"
+            ) from error
+
+    def _gone_on(self, outbox: Outbox, pipeline: Run) -> dict[str, Earlier]:
+        """Send what an earlier process of a run left, and read what the store has of it."""
+        try:
+            if not outbox.flush():
+                raise ConnectionError(outbox.problem)
+            earlier = earlier_runs(self.client, self.client.get_run(pipeline.info.run_id))
+        except Exception as error:
+            raise TrackingError(
+                f"resume={pipeline.info.run_id}: what was recorded before cannot be sent to the tracking store "
+                f"{redacted(self.uri)}, or not be read there: {short_cause(error)}. Nothing is lost; try again once "
+                "it answers"
+            ) from error
+        for handle, each in earlier.items():
+            outbox.queue.ids |= {handle: each.run_id, **each.models}
+        return earlier
 
 
 @contextmanager
 def _alone(file: Path) -> Iterator[None]:
     """Hold a lock beside the store: two processes that create its tables at once both fail.
 
-    A transaction of SQLite's own is the lock: every platform has it, and it ends with its process. It
-    shows at once, too, whether a database can be written there, which MLflow would try for 100 seconds.
+    It shows at once, too, whether a database can be written there, which MLflow would try for 100 seconds.
     """
     lock = file.with_name(f".{file.name}.lock")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with closing(sqlite3.connect(lock, timeout=SECONDS_FOR_OTHERS)) as connection:
-            connection.execute("BEGIN EXCLUSIVE")
+        with locked(lock, patience=SECONDS_FOR_OTHERS):
             with closing(sqlite3.connect(file)) as store:
                 store.execute("PRAGMA schema_version")
             yield
-    except (OSError, sqlite3.Error) as error:
+    except (OSError, sqlite3.Error, HeldElsewhereError) as error:
         raise TrackingError(
             f"the tracking store {file} cannot be written or is no SQLite database: {error}. "
             "Name another file: tracking.uri=sqlite:////tmp/mlflow.db"
         ) from error
 
 
-@contextmanager
-def _little_patience() -> Iterator[None]:
-    """Let MLflow try a server twice for three seconds while the store is opened."""
-    limits = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "3"}
-    before = {key: os.environ.get(key) for key in limits}
-    os.environ.update(limits)
+def connected(uri: str) -> MlflowClient:
+    """A client of a store that exists.
+
+    Raises:
+        TrackingError: it does not answer.
+    """
     try:
-        yield
-    finally:
-        for key, value in before.items():
-            if value is None:
-                del os.environ[key]
-            else:
-                os.environ[key] = value
+        with patience(SECONDS_FOR_AN_ANSWER, retries=1):
+            client = MlflowClient(uri)
+            client.search_experiments(max_results=1)
+    except Exception as error:
+        # MLflow lets through what databases and their drivers raise.
+        raise _unusable(uri, error) from error
+    return client
 
 
 def _experiment(client: MlflowClient, name: str, file: Path | None) -> str:
@@ -147,8 +233,8 @@ def _experiment(client: MlflowClient, name: str, file: Path | None) -> str:
             return _experiment(client, name, file)  # another process was faster on the same server
     if experiment.lifecycle_stage != "active":
         raise TrackingError(
-            f"tracking.experiment={name} was deleted in {client.tracking_uri}. "
-            f"Choose another name, or restore it: MLFLOW_TRACKING_URI={client.tracking_uri} "
+            f"tracking.experiment={name} was deleted in {redacted(client.tracking_uri)}. "
+            f"Choose another name, or restore it: MLFLOW_TRACKING_URI={redacted(client.tracking_uri)} "
             f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
         )
     return experiment.experiment_id
@@ -160,6 +246,6 @@ def _unusable(uri: str, error: Exception) -> TrackingError:
     else:
         problem, remedy = "the tracking store {} cannot be used", "Mend it, or "
     return TrackingError(
-        f"tracking.uri: {problem.format(uri)}: {short_cause(error)}. "
+        f"tracking.uri: {problem.format(redacted(uri))}: {short_cause(error)}. "
         f"{remedy}record in a local file: tracking.uri={LOCAL_URI}"
     )

@@ -3,11 +3,13 @@
 import logging
 import threading
 import time
+from typing import Any
 
-from mlflow.entities import Metric
 from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
 from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+from bnadapt.tracking.sending import point
 
 PREFIX = "system/"  # what MLflow shows on a page of its own
 SHORTEST, LONGEST = 1.0, 10.0  # seconds between two samples
@@ -28,22 +30,23 @@ class SystemMetrics:
     A sample costs 0.05 ms (without accelerator).
     """
 
-    def __init__(self, run_id: str, tracking_uri: str) -> None:
-        """Prepare for a run; :meth:`start` starts."""
+    def __init__(self, run_id: str, tracking_uri: str, first_step: int = 0) -> None:
+        """Prepare for a run, whose samples are counted from ``first_step``; :meth:`start` starts."""
         self._meters = SystemMetricsMonitor(run_id, sampling_interval=LONGEST, tracking_uri=tracking_uri)
         self._meters.monitors = [
             each for each in self._meters.monitors if not isinstance(each, (DiskMonitor, NetworkMonitor))
         ]
-        self._samples: list[Metric] = []
+        self._first_step = first_step
+        self._samples: list[list[Any]] = []
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._measure, daemon=True, name=f"system metrics {run_id}")
 
     @classmethod
-    def started(cls, run_id: str, tracking_uri: str) -> "SystemMetrics | None":
+    def started(cls, run_id: str, tracking_uri: str, first_step: int = 0) -> "SystemMetrics | None":
         """One that measures already; None, with a warning, where this machine cannot be measured."""
         try:
-            measuring = cls(run_id, tracking_uri)
+            measuring = cls(run_id, tracking_uri, first_step)
             measuring.start()
         except Exception as error:
             # Drivers and counters of the operating system raise what they like, and a run is worth more.
@@ -55,8 +58,8 @@ class SystemMetrics:
         """Start to measure."""
         self._thread.start()
 
-    def take(self) -> list[Metric]:
-        """What was measured since the last time, oldest first."""
+    def take(self) -> list[list[Any]]:
+        """What was measured since the last time, oldest first, as the queue holds metrics."""
         with self._lock:
             samples, self._samples = self._samples, []
         return samples
@@ -71,7 +74,7 @@ class SystemMetrics:
             began = last = time.monotonic()
             self._meters.collect_metrics()  # the processor's use is counted from here
             self._clear()
-            step = 0
+            step = self._first_step
             while True:
                 ended = self._ended.wait(interval(last - began, self._meters.sampling_interval))
                 now = time.monotonic()
@@ -88,7 +91,7 @@ class SystemMetrics:
         self._meters.collect_metrics()
         time_stamp = time.time_ns() // 1_000_000
         metrics = [
-            Metric(PREFIX + key, value, time_stamp, step)
+            point(PREFIX + key, value, time_stamp, step)
             for key, value in self._meters.aggregate_metrics().items()
         ]
         self._clear()

@@ -1,16 +1,21 @@
 """How a person opens MLflow's pages for a store."""
 
-import os
+import re
 import socket
 import sys
+from collections.abc import Mapping
 from urllib.parse import quote
 
+from bnadapt.secrets import redacted
 from bnadapt.tracking.environment import sqlite_path
 from bnadapt.tracking.names import PARENT
 
 HOST = "127.0.0.1"
 DEFAULT_PORT = 5000
 PORTS_TRIED = 20
+_OPENS_THE_SERVER = re.compile(
+    r"UVICORN_|GUNICORN_|FORWARDED_ALLOW_IPS$|MLFLOW_(HOST$|SERVER_|UVICORN_|GUNICORN_|WAITRESS_|ENV_FILE)"
+)
 
 
 def free_port() -> int:
@@ -26,17 +31,27 @@ def free_port() -> int:
     return DEFAULT_PORT
 
 
-def ui_command(uri: str, *, port: int = DEFAULT_PORT, telemetry: bool = False) -> list[str] | None:
+def ui_command(uri: str, *, port: int = DEFAULT_PORT) -> list[str] | None:
     """The command, as a list of words, that serves the pages of a database on this machine alone.
 
-    None for a store that is a server already. Without telemetry the command sets the environment
-    variable itself, because MLflow reports the start of its server (not on Windows, which has no ``env``).
+    It belongs with the variables of :func:`ui_environment`. None for a store that is a server already.
     """
     if not _is_database(uri):
         return None
-    quiet = [] if telemetry or os.name == "nt" else ["env", "MLFLOW_DISABLE_TELEMETRY=true"]
-    serve = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
-    return [*quiet, *serve, "--host", HOST, "--port", str(port), "--workers", "1"]
+    store = ["--backend-store-uri", uri] if redacted(uri) == uri else []
+    serve = [sys.executable, "-m", "mlflow", "ui", *store]
+    return [*serve, "--host", HOST, "--port", str(port), "--workers", "1"]
+
+
+def ui_environment(uri: str, variables: Mapping[str, str], *, telemetry: bool = False) -> dict[str, str]:
+    """The environment variables to serve the pages with: those given, without what would serve them to others.
+
+    MLflow, uvicorn and gunicorn take addresses, sockets and programs from variables as well, beside and before their
+    command's words, and MLflow can be told to answer any host. The store's URI is among the variables: where it holds
+    a password it is not among the command's words, which every user of a machine can see.
+    """
+    kept = {name: value for name, value in variables.items() if not _OPENS_THE_SERVER.match(name.upper())}
+    return {**kept, "MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_DISABLE_TELEMETRY": str(not telemetry).lower()}
 
 
 def ui_url(uri: str, experiment_id: str, *, port: int = DEFAULT_PORT, below: str | None = None) -> str:

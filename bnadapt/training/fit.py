@@ -1,7 +1,8 @@
 """The one function that fits: every stage of a pipeline and of every arm goes through it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import keras
@@ -16,53 +17,18 @@ from bnadapt.normalization.proof import assert_only_declared_moved, declared_to_
 from bnadapt.normalization.statistics import reestimate
 from bnadapt.normalization.switches import switch_batch_norm
 from bnadapt.normalization.table import describe_policy, policy_table
-from bnadapt.training.callbacks import Best, Recorder
+from bnadapt.training.checkpoint import Checkpoint, State, build_optimizer, identity_of, restore, values_of
+from bnadapt.training.class_weights import weights_of_classes
+from bnadapt.training.container import UnusableFileError
+from bnadapt.training.loop import Clock, Loop
 from bnadapt.training.optimizer import Rate, compile_for, leave_stock_optimizer
-from bnadapt.training.pace import Pace, batches, pace_of
+from bnadapt.training.pace import batches, pace_of
 from bnadapt.training.progress import Display
+from bnadapt.training.randomness import seed_generators
 from bnadapt.training.rate import STEPS, RateTest, find_rate
+from bnadapt.training.trained import Trained
 
-
-@dataclass(frozen=True)
-class Trained:
-    """What training a stage did.
-
-    Attributes:
-        trainable: Number of parameters (scalars) that trained.
-        history: Its looks at the validation images in order: its epochs, or those that ``looks`` asks for.
-        steps: Optimizer steps taken.
-        kept_epoch: Number of the look whose weights were kept; 0 where nothing trained.
-        moved: Paths of the variables that changed, all of them declared.
-        looks: Optimizer steps taken at each entry of ``history``.
-        learning_rate: The one that the stage began with, as set or as found; None where nothing trained.
-    """
-
-    trainable: int
-    history: tuple[Epoch, ...]
-    steps: int
-    kept_epoch: int
-    moved: tuple[str, ...]
-    looks: tuple[int, ...] = ()
-    learning_rate: float | None = None
-
-    def then(self, further: "Trained") -> "Trained":
-        """This training and a further one of the same network as one, the further one's looks counted on.
-
-        The learning rate is the further one's, where it trained.
-        """
-        done = len(self.history)
-        return Trained(
-            trainable=max(self.trainable, further.trainable),
-            history=(
-                *self.history,
-                *(replace(epoch, number=epoch.number + done) for epoch in further.history),
-            ),
-            steps=self.steps + further.steps,
-            kept_epoch=further.kept_epoch + done if further.history else self.kept_epoch,
-            moved=tuple(sorted({*self.moved, *further.moved})),
-            looks=(*self.looks, *(steps + self.steps for steps in further.looks)),
-            learning_rate=self.learning_rate if further.learning_rate is None else further.learning_rate,
-        )
+__all__ = ["Trained", "momentum_for", "set_policy", "train_stage", "trainable_parameters"]
 
 
 def train_stage(
@@ -80,6 +46,10 @@ def train_stage(
     on_epoch: Callable[[Epoch], None],
     on_policy: Callable[[str], None] = lambda table: None,
     on_rate: Callable[[RateTest], None] = lambda test: None,
+    checkpoint: Path | None = None,
+    every_steps: int | None = None,
+    class_weights: str | Mapping[int, float] = "none",
+    rate_key: str = "learning_rate",
 ) -> Trained:
     """Train what a stage declares and nothing else; changes the network.
 
@@ -103,62 +73,158 @@ def train_stage(
         from_logits: Whether the outputs are logits.
         seed: Of dropout, the order of images, and what is drawn per channel.
         display: Shows progress.
-        on_epoch: Called after every look at the validation images.
-        on_policy: Called before the first step with a table of every layer: what trains, what moves.
-        on_rate: Called with the range test where ``find_rate`` asks for one.
+        on_epoch: Called after every look at the validation images; not again for looks that ``checkpoint`` holds.
+        on_policy: Called before the first step with a table of every layer: what trains, what moves. Again where an
+            interrupted fit is gone on with.
+        on_rate: Called with the range test where ``find_rate`` asks for one; it is not repeated.
+        checkpoint: A file of this fit's own, for its state at the start, after every look and at the end. Where it is
+            there the fit goes on from it, and on a CPU ends with the same bits as without an interruption; of a fit
+            that has ended it gives network and result back. The network must have the weights that it had at the
+            start. A file that is damaged or of another fit: a warning, and the fit begins anew.
+        every_steps: Keep the state also after so many optimizer steps.
+        class_weights: What the training loss of an image is multiplied by: ``none``, ``balanced``, or a weight by
+            class (see ``weights_of_classes``, and ``batches`` on what the sum is divided by). The validation loss
+            and all accuracies count every image once.
+        rate_key: The setting that holds the learning rate, for messages.
 
     Raises:
         SurgeryError: ``how.train`` matches nothing.
-        StageError: the loss is no longer a number.
+        DivergedError: the loss of a step, every validation loss, or a weight that would be kept is no number. It says
+            where that began; the network has the best weights so far again.
+        StorageError: the state cannot be written; the file that was there is whole.
         FrozenWeightMovedError: a variable changed that the stage had not declared, or an entry not drawn.
     """
-    if how.train == [STATISTICS]:
-        images = splits.unlabelled.mixed(evaluation_batch_size, seed=seed)
-        return _take_statistics(network, images, samples=samples, prior=how.prior)
-    if not takes_steps(how):
+    if how.train != [STATISTICS] and not takes_steps(how):
         return Trained(0, (), 0, 0, ())
+    clock = Clock()
     before = fingerprint(network)
+    identity = identity_of(
+        network,
+        splits,
+        how,
+        before,
+        batch_size=batch_size,
+        evaluation_batch_size=evaluation_batch_size,
+        samples=samples,
+        from_logits=from_logits,
+        seed=seed,
+        class_weights=class_weights if isinstance(class_weights, str) else sorted(class_weights.items()),
+    )
+    kept = Checkpoint(checkpoint, identity)
+    saved = kept.read()
+
+    def images() -> Any:
+        return splits.unlabelled.mixed(evaluation_batch_size, seed=seed)
+
+    if how.train == [STATISTICS]:
+        saved = _resumed(network, saved, kept)
+        if saved is not None and saved.trained is not None:
+            return replace(saved.trained, seconds_before=saved.seconds)
+        trained = _take_statistics(network, images(), samples=samples, prior=how.prior)
+        kept.write(State(0, values_of(network.variables), seconds=clock.seconds, trained=trained))
+        return trained
     set_policy(network, how)
     drawn = drawn_entries(network, how.train, seed=seed)
     outside = fingerprint_outside(network, drawn)
-    on_policy(policy_table(describe_policy(network, drawn)))
     declared = declared_to_move(network)
     trainable = trainable_parameters(network, drawn)
     pace = pace_of(how, splits.train.steps(batch_size))
+    weights = weights_of_classes(splits.train.labels(), len(splits.classes), class_weights)
 
     def data(first: int, steps: int) -> Any:
-        return batches(splits.train, batch_size, seed=seed, first=first, steps=steps)
+        return batches(splits.train, batch_size, seed=seed, first=first, steps=steps, class_weights=weights)
 
-    if how.find_rate:
+    def compiled(rate: float) -> StageSettings:
+        at = replace(how, learning_rate=rate)
         keras.utils.set_random_seed(seed)
-        test = find_rate(network, data(0, STEPS), how, from_logits=from_logits, drawn=drawn)
-        on_rate(test)
-        how = replace(how, learning_rate=test.suggestion)
-    keras.utils.set_random_seed(seed)
-    compile_for(network, how, _rate(how, pace.steps), from_logits=from_logits, drawn=drawn)
-    best = Best(patience=how.patience or len(pace.looks) + 1, restore_best_weights=how.keep == "best")
-    with display.stage(name, pace) as progress:
-        recorder = Recorder(name, pace, progress, on_epoch)
-        validation = splits.validation.batches(evaluation_batch_size)
-        _fit(network, pace, data, validation, [recorder, best])
-    best.restore()
-    leave_stock_optimizer(network, how, from_logits=from_logits)
+        compile_for(network, at, _rate(at, pace.steps), from_logits=from_logits, drawn=drawn)
+        return at
+
+    if saved is not None:
+        at = compiled(saved.learning_rate or how.learning_rate)
+        if saved.trained is not None:
+            leave_stock_optimizer(network, at, from_logits=from_logits)
+        saved = _resumed(network, saved, kept)
+    if saved is not None and saved.trained is not None:
+        return replace(saved.trained, seconds_before=saved.seconds)
+    on_policy(policy_table(describe_policy(network, drawn)))
+    if saved is None:
+        rate = how.learning_rate
+        seed_generators(network, seed)
+        if how.find_rate:
+            keras.utils.set_random_seed(seed)
+            test = find_rate(network, data(0, STEPS), how, from_logits=from_logits, drawn=drawn)
+            on_rate(test)
+            rate = test.suggestion
+        at = compiled(rate)
+        saved = State(
+            step=0,
+            network=values_of(network.variables),
+            optimizer=values_of(build_optimizer(network)),
+            best=values_of(network.weights),
+            learning_rate=rate,
+            seconds=clock.seconds,
+        )
+        kept.write(saved)
+    else:
+        clock = replace(clock, before=saved.seconds)
+    loop = Loop(
+        network=network,
+        name=name,
+        how=at,
+        pace=pace,
+        data=data,
+        validation=splits.validation.batches(evaluation_batch_size),
+        display=display,
+        on_epoch=on_epoch,
+        checkpoint=kept,
+        every_steps=every_steps,
+        clock=clock,
+        rate_key=rate_key,
+    )
+    try:
+        history, kept_epoch = loop.run(saved)
+    finally:
+        leave_stock_optimizer(network, at, from_logits=from_logits)
     normalized = _layers_whose_statistics_move(declared)
     if normalized and how.reestimate:
-        images = splits.unlabelled.mixed(evaluation_batch_size, seed=seed)
-        reestimate(network, images, layers=normalized, samples=samples)
+        reestimate(network, images(), layers=normalized, samples=samples)
     moved = assert_only_declared_moved(before, fingerprint(network), declared)
     assert_only_drawn_moved(outside, fingerprint_outside(network, drawn))
-    looks = pace.looks[: len(recorder.history)]
-    return Trained(
+    looks = pace.looks[: len(history)]
+    trained = Trained(
         trainable=trainable,
-        history=tuple(recorder.history),
+        history=history,
         steps=looks[-1],
-        kept_epoch=best.best_epoch + 1 if how.keep == "best" else len(looks),
+        kept_epoch=kept_epoch,
         moved=tuple(moved),
         looks=looks,
-        learning_rate=how.learning_rate,
+        learning_rate=at.learning_rate,
+        seconds_before=clock.before,
     )
+    kept.write(
+        State(
+            step=trained.steps,
+            network=values_of(network.variables),
+            optimizer=values_of(build_optimizer(network)),
+            history=history,
+            learning_rate=at.learning_rate,
+            seconds=clock.seconds,
+            trained=trained,
+        )
+    )
+    return trained
+
+
+def _resumed(network: keras.Model, saved: State | None, kept: Checkpoint) -> State | None:
+    """Put the network into a state; None where there is none, or where it does not fit, with a warning."""
+    if saved is not None:
+        try:
+            restore(network, saved)
+        except UnusableFileError as error:
+            kept.warn(error)
+            return None
+    return saved
 
 
 def set_policy(network: keras.Model, how: StageSettings) -> None:
@@ -212,26 +278,3 @@ def _rate(how: StageSettings, steps: int) -> Rate:
     if how.decay == "cosine":
         return keras.optimizers.schedules.CosineDecay(how.learning_rate, decay_steps=steps)
     return how.learning_rate
-
-
-def _fit(
-    network: keras.Model,
-    pace: Pace,
-    data: Callable[[int, int], Any],
-    validation: Any,
-    callbacks: list[keras.callbacks.Callback],
-) -> None:
-    """Fit each part of the pace as if all were one; ``data`` gives the batches from a step on, so many."""
-    for part in pace.parts():
-        network.fit(
-            data(part.done, part.looks * part.steps),
-            steps_per_epoch=part.steps,
-            initial_epoch=part.first,
-            epochs=part.first + part.looks,
-            validation_data=validation,
-            callbacks=callbacks,
-            shuffle=False,
-            verbose=0,
-        )
-        if network.stop_training:
-            return

@@ -10,7 +10,7 @@ from bnadapt.config import StageSettings
 from bnadapt.normalization.policy import without_weight_decay
 from bnadapt.surgery.flow import trace
 from bnadapt.surgery.kinds import is_weighted
-from bnadapt.surgery.tree import weights_by_path
+from bnadapt.surgery.tree import layers_within, weights_by_path
 
 SGD_MOMENTUM = 0.9
 _KINDS = {"adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW, "sgd": keras.optimizers.SGD}
@@ -44,7 +44,7 @@ def leave_stock_optimizer(network: keras.Model, how: StageSettings, *, from_logi
 
     Changes the compiled state; the moments that the optimizer had are gone, as every stage starts with new ones.
     """
-    # Keras wraps it itself where a network computes in float16.
+    # It is wrapped where a network computes in float16.
     optimizer = getattr(network.optimizer, "inner_optimizer", network.optimizer)
     if not type(optimizer).__module__.startswith("keras."):
         _compile(network, _optimizer(network, how, how.learning_rate, {}, {}), from_logits)
@@ -77,6 +77,9 @@ def layer_factors(network: keras.Model, decay: float) -> dict[int, float]:
 
 
 def _compile(network: keras.Model, optimizer: keras.optimizers.Optimizer, from_logits: bool) -> None:
+    # Keras does so itself only where float16 is the policy of the network as a whole, and not that of its layers.
+    if any(layer.compute_dtype == "float16" for layer in layers_within(network)):
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     network.compile(
         optimizer=optimizer,
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits),

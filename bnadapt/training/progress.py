@@ -35,10 +35,10 @@ class Display:
         self.mode = ("bars" if console.is_terminal else "lines") if mode == "auto" else mode
 
     @contextmanager
-    def stage(self, name: str, pace: Pace) -> Iterator[StageProgress]:
-        """Show one stage while the context lasts."""
+    def stage(self, name: str, pace: Pace, done: int = 0) -> Iterator[StageProgress]:
+        """Show one stage, of which an earlier process took ``done`` steps, while the context lasts."""
         if self.mode == "lines":
-            yield _Lines(self.console, name, pace)
+            yield _Lines(self.console, name, pace, done)
         elif self.mode == "none":
             yield _Nothing()
         else:
@@ -50,14 +50,14 @@ class Display:
                 TextColumn("left {task.fields[scores]}"),
             )
             with Progress(*columns, console=self.console, refresh_per_second=4) as progress:
-                yield _Bar(progress, name, pace)
+                yield _Bar(progress, name, pace, done)
 
 
 class _Bar:
-    def __init__(self, progress: Progress, name: str, pace: Pace) -> None:
+    def __init__(self, progress: Progress, name: str, pace: Pace, done: int) -> None:
         self._progress = progress
         self._pace = pace
-        self._task = progress.add_task(name, total=pace.steps, scores="")
+        self._task = progress.add_task(name, total=pace.steps, completed=done, scores="")
 
     def step(self) -> None:
         self._progress.advance(self._task)
@@ -68,10 +68,11 @@ class _Bar:
 
 
 class _Lines:
-    def __init__(self, console: Console, name: str, pace: Pace) -> None:
+    def __init__(self, console: Console, name: str, pace: Pace, done: int) -> None:
         self._console = console
         self._name = name
         self._pace = pace
+        self._before = done
         self._start = time.monotonic()
 
     def step(self) -> None:
@@ -79,7 +80,7 @@ class _Lines:
 
     def epoch(self, epoch: Epoch) -> None:
         done = self._pace.looks[epoch.number - 1]
-        left = (time.monotonic() - self._start) / done * (self._pace.steps - done)
+        left = (time.monotonic() - self._start) / (done - self._before) * (self._pace.steps - done)
         self._console.print(
             f"{self._name}: {self._pace.at(epoch.number)}  loss {epoch.loss:.4f}  "
             f"val_loss {epoch.val_loss:.4f}  val_accuracy {epoch.val_accuracy:.4f}  "

@@ -11,6 +11,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from tests.command import Finished, bnadapt
+from tests.comparison.killing import kill_once
 
 TRANSFER = ["data@baseline_data=digits", "baseline_data.split_seed=1", "baseline_data.train_limit=400"]
 SMALL = [
@@ -26,6 +27,7 @@ SMALL = [
     "comparison.seeds=[0,1]",
     "comparison.bootstrap=1000",
 ]
+FEW_ARMS = [*SMALL, "comparison.only=[bn_only,statistics]"]
 
 
 def arms_of(finished: Finished) -> list[Run]:
@@ -44,10 +46,12 @@ def children_of(finished: Finished) -> list[Run]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    result = bnadapt(
-        *SMALL, "comparison.only=[bn_only,statistics]", cwd=tmp_path_factory.mktemp("comparison")
-    )
+    """A comparison that was killed in its middle and gone on with: what holds of any other holds of it."""
+    directory = tmp_path_factory.mktemp("comparison")
+    kill_once(FEW_ARMS, "statistics_s0_5", directory)
+    result = bnadapt(*FEW_ARMS, "resume=true", cwd=directory)
     assert result.code == 0, result.output + result.errors
+    assert result.output.count("(had ended)") >= 3
     return result
 
 
@@ -172,7 +176,7 @@ def test_the_table_has_a_row_for_every_arm_and_seed(finished: Finished) -> None:
 
 @pytest.mark.slow
 def test_the_same_command_finds_the_same(finished: Finished, tmp_path: Path) -> None:
-    again = bnadapt(*SMALL, "comparison.only=[bn_only,statistics]", cwd=tmp_path)
+    again = bnadapt(*FEW_ARMS, cwd=tmp_path)
     before, after = arms_of(finished), arms_of(again)
     for first, second in zip(before, after, strict=True):
         assert first.data.metrics["test_accuracy"] == second.data.metrics["test_accuracy"]

@@ -31,16 +31,25 @@ def test_what_is_transparent_becomes_white(present: int, wanted: int) -> None:
     np.testing.assert_array_equal(found, np.repeat([[[255], [0], [204]]], wanted, axis=-1))
 
 
+@pytest.mark.parametrize("present", [1, 2, 3])
+def test_a_fourth_channel_is_opacity(present: int) -> None:
+    image = random_image(4, 5, present)
+    found = convert_channels(tf.constant(image), 4).numpy()
+    colour = image if present == 3 else np.repeat(image[..., :1], 3, axis=-1)
+    np.testing.assert_array_equal(found[..., :3], colour)
+    np.testing.assert_array_equal(found[..., 3], image[..., 1] if present == 2 else 255)
+
+
 def test_channels_that_fit_are_left_alone() -> None:
     image = tf.constant(random_image(4, 5, 4))
     assert convert_channels(image, 4) is image
 
 
 def test_channels_that_cannot_be_made_are_refused() -> None:
-    for present, wanted in ((1, 3), (3, 1), (4, 3), (5, 5)):
+    for present, wanted in ((1, 3), (3, 1), (4, 3), (5, 5), (3, 4)):
         require_channels(present, wanted)
-    with pytest.raises(DataError, match=r"the network takes images of 4 channels and the data have 3"):
-        require_channels(3, 4)
+    with pytest.raises(DataError, match=r"the network takes images of 2 channels and the data have 3"):
+        require_channels(3, 2)
     with pytest.raises(DataError, match=r"takes images of 3 channels and the data have 6"):
         require_channels(6, 3)
 

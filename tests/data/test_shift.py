@@ -91,3 +91,14 @@ def test_it_is_the_same_inside_a_compiled_function() -> None:
     for kind in SHIFTS:
         compiled = tf.function(lambda each, kind=kind: shifted(each, kind, 4, 7))
         np.testing.assert_array_equal(compiled(tf.constant(image)), change(image, kind, 4, 7))
+
+
+@pytest.mark.parametrize("kind", SHIFTS)
+@pytest.mark.parametrize("channels", [2, 4])
+def test_light_and_noise_leave_opacity_alone(kind: str, channels: int) -> None:
+    image = picture(channels=channels)
+    result = change(image, kind, 4)
+    assert result.shape == image.shape
+    assert (result[..., :-1] != image[..., :-1]).any()
+    kept = (result[..., -1] == image[..., -1]).all()
+    assert kept == (kind not in ("blur", "rotation"))

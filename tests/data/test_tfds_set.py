@@ -67,7 +67,8 @@ def test_validation_is_held_out_where_the_set_has_none(settings: Make) -> None:
 def test_test_is_held_out_where_the_set_has_none(settings: Make) -> None:
     splits = load(settings("mini_train_only"), SHAPE)
     assert (splits.train.size, splits.validation.size, splits.test.size) == (35, 5, 10)
-    assert [note.split(":")[0] for note in splits.notes] == ["test", "validation"]
+    assert [note.split(":")[0] for note in splits.notes[:2]] == ["test", "validation"]
+    assert splits.notes[2:] == ("validation has no image of square",)
 
 
 def test_streamed_images_are_those_in_memory_in_the_same_order(settings: Make) -> None:
@@ -133,7 +134,8 @@ def test_sixteen_bits_are_scaled_to_eight(settings: Make) -> None:
 def test_a_set_without_images_says_what_it_has(settings: Make) -> None:
     with pytest.raises(
         DataError,
-        match=r"mini_no_images has no feature that is an image: it has label \(ClassLabel\), text \(Text\)",
+        match=r"mini_no_images has no feature that is an image or a vector of numbers: it has "
+        r"label \(ClassLabel\), text \(Text\)",
     ):
         describe(settings("mini_no_images"))
 
@@ -170,7 +172,7 @@ def test_resizing_and_conversion_are_mentioned(settings: Make) -> None:
 def test_hidden_labels_are_refused_before_training(settings: Make) -> None:
     with pytest.raises(
         DataError,
-        match=r"mini_hidden_test, split test: 12 of 12 labels are outside 0..2, such as -1; "
+        match=r"mini_hidden_test, split test: 12 of 12 labels are outside 0..2, such as -1 at index 0; "
         r"its labels are hidden: choose other parts, such as data.test_split=validation",
     ):
         load(settings("mini_hidden_test"), SHAPE)

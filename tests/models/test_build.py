@@ -3,9 +3,15 @@
 import keras
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.datasets import load_iris
 
 from bnadapt.config import ModelSettings
-from bnadapt.models.build import build
+from bnadapt.errors import DataError, ModelError
+from bnadapt.models.build import build, row_statistics
+
+ROWS = load_iris().data.astype("float32")
 
 
 def names(network: keras.Model) -> list[str]:
@@ -41,3 +47,59 @@ def test_there_is_no_batch_normalization() -> None:
     for kind in ("mlp", "cnn"):
         network = build(ModelSettings(kind=kind), (8, 8, 1), 3)
         assert not [layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
+
+
+def for_rows(rows: np.ndarray, **changes: object) -> keras.Model:
+    return build(ModelSettings(widths=[6], **changes), rows.shape[1:], 3, lambda: np.array_split(rows, 4))
+
+
+def test_a_network_for_rows_standardizes_them_by_the_training_rows() -> None:
+    network = for_rows(ROWS)
+    assert names(network) == ["rows", "normalization", "dense1", "head"]
+    standardized = keras.Model(network.inputs, network.get_layer("normalization").output).predict(
+        ROWS, verbose=0
+    )
+    np.testing.assert_allclose(standardized.mean(axis=0), 0, atol=1e-5)
+    np.testing.assert_allclose(standardized.std(axis=0), 1, atol=1e-5)
+    assert not network.get_layer("normalization").weights  # constants: nothing that training could move
+
+
+def test_a_constant_column_gives_zeros_and_a_test_row_that_differs_stays_finite() -> None:
+    rows = np.c_[ROWS, np.full(len(ROWS), 0.1, "float32")]
+    network = for_rows(rows)
+    scaled = keras.Model(network.inputs, network.get_layer("normalization").output)
+    np.testing.assert_allclose(scaled.predict(rows, verbose=0)[:, 4], 0, atol=1e-6)
+    rows[0, 4] = 3.1
+    np.testing.assert_allclose(scaled.predict(rows, verbose=0)[0, 4], 3, rtol=1e-5)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(1, 50), st.integers(1, 7), st.sampled_from([0.0, 1e6]), st.integers(0, 2**32 - 1))
+def test_means_and_variances_do_not_depend_on_the_batches(
+    count: int, parts: int, offset: float, seed: int
+) -> None:
+    rows = np.random.default_rng(seed).normal(offset, 3, (count, 2)).astype("float32")
+    mean, variance = row_statistics(np.array_split(rows, min(parts, count)), 2)
+    np.testing.assert_allclose(mean, rows.mean(axis=0, dtype="float64"))
+    exact = rows.var(axis=0, dtype="float64")
+    np.testing.assert_allclose(variance, np.where(exact > (1e-6 * mean) ** 2, exact, 1))
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e25])
+def test_a_column_that_32_bits_cannot_normalize_is_named(scale: float) -> None:
+    rows = ROWS * np.array([1, scale, 1, 1], "float32")
+    with pytest.raises(
+        DataError, match=r"column 2 of the rows has a standard deviation of \d.* in another unit"
+    ):
+        for_rows(rows)
+
+
+def test_convolutions_of_rows_are_refused() -> None:
+    with pytest.raises(
+        ModelError, match="model=cnn takes images, and these data are rows of 4 numbers: take model=mlp"
+    ):
+        for_rows(ROWS, kind="cnn")
+
+
+def test_rows_are_not_asked_for_where_there_are_images() -> None:
+    build(ModelSettings(), (4, 4, 1), 3, lambda: pytest.fail("images need no statistics"))

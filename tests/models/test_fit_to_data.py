@@ -1,13 +1,11 @@
 """Networks of a user's own: what is replaced, what is kept, and what is refused with which words."""
 
-from pathlib import Path
-
 import keras
 import numpy as np
 import pytest
 
 from bnadapt.errors import ModelError
-from bnadapt.models.fit_to_data import fit_to_data, input_shape, load_file, returns_probabilities
+from bnadapt.models.fit_to_data import fit_to_data, input_shape, returns_probabilities, with_pixels
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 1)).astype("float32")
 
@@ -84,53 +82,73 @@ def test_what_a_network_takes_is_read_off_it() -> None:
     assert input_shape(free) == (None, None, 3)
 
 
-def test_an_input_that_is_no_batch_of_images_is_refused() -> None:
-    vectors = keras.Sequential([keras.Input((64,)), keras.layers.Dense(3)])
-    with pytest.raises(ModelError, match=r"input is \(None, 64\); it must be one batch of images"):
-        input_shape(vectors)
+def for_rows(features: int | None, classes: int = 3) -> keras.Model:
+    return keras.Sequential(
+        [keras.Input((features,)), keras.layers.Dense(classes, activation="softmax", name="scores")]
+    )
+
+
+def test_networks_for_rows_of_numbers_are_fitted_as_well() -> None:
+    assert input_shape(for_rows(7)) == (7,)
+    given = for_rows(7)
+    assert fit_to_data(given, (7,), 3).network is given
+    fitted = fit_to_data(given, (7,), 5)
+    assert (fitted.new_head, fitted.network.output_shape) == ("scores", (None, 5))
+
+
+@pytest.mark.parametrize(
+    ("own", "given", "message"),
+    [
+        ((7,), (6,), "the network takes rows of 7 numbers, the data gives rows of 6 numbers"),
+        ((8,), (8, 8, 1), r"the network takes rows of 8 numbers, the data gives images of shape \(8, 8, 1\)"),
+        (
+            (8, 8, 1),
+            (64,),
+            r"the network takes images of shape \(8, 8, 1\), the data gives rows of 64 numbers",
+        ),
+    ],
+)
+def test_rows_of_another_length_and_images_for_rows_are_refused(
+    own: tuple, given: tuple, message: str
+) -> None:
+    taking = for_rows(own[0]) if len(own) == 1 else classifier(3)
+    with pytest.raises(ModelError, match=f"^{message}$"):
+        fit_to_data(taking, given, 3)
+
+
+def test_images_with_four_channels_are_fitted() -> None:
+    images = keras.Input((5, 7, 4))
+    scores = keras.layers.Dense(2, activation="softmax")(keras.layers.Flatten()(images))
+    assert fit_to_data(keras.Model(images, scores), (5, 7, 4), 2).notes == ()
+
+
+def test_a_range_of_pixels_is_refused_for_rows() -> None:
+    given = for_rows(7)
+    assert with_pixels(given, [0.0, 255.0]) is given
+    with pytest.raises(
+        ModelError, match=r"model.input_range=\[0, 1\] is of pixels, and the network takes rows"
+    ):
+        with_pixels(given, [0, 1])
+    pictures = classifier(3)
+    np.testing.assert_allclose(with_pixels(pictures, [0, 1])(IMAGES), pictures(IMAGES / 255), rtol=1e-5)
+
+
+def test_an_input_that_is_no_batch_of_images_or_rows_is_refused() -> None:
+    sound = keras.Sequential([keras.Input((64, 2)), keras.layers.Dense(3)])
+    with pytest.raises(
+        ModelError, match=r"input is \(None, 64, 2\); it must be one batch of images .* or of rows of numbers"
+    ):
+        input_shape(sound)
     left, right = keras.Input((8, 8, 1)), keras.Input((8, 8, 1))
     with pytest.raises(ModelError, match="it must be one batch of images"):
         input_shape(keras.Model([left, right], keras.layers.Add()([left, right])))
 
 
 def test_images_of_another_shape_are_refused() -> None:
-    with pytest.raises(ModelError, match=r"takes images of shape \(8, 8, 1\), the data gives \(9, 8, 1\)"):
-        fit_to_data(classifier(3), (9, 8, 1), 3)
-
-
-def test_a_file_is_loaded(tmp_path: Path) -> None:
-    given = classifier(3)
-    given.save(tmp_path / "network.keras")
-    np.testing.assert_array_equal(load_file(tmp_path / "network.keras")(IMAGES), given(IMAGES))
-
-
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 but no archive", b"\x89HDF"])
-def test_a_file_that_is_no_network_is_refused(content: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "network.keras"
-    path.write_bytes(content)
-    with pytest.raises(ModelError, match=r"network\.keras cannot be loaded: it is no \.keras file; save the"):
-        load_file(path)
-
-
-def test_a_file_with_code_in_it_is_not_run(tmp_path: Path) -> None:
-    given = network(keras.layers.Lambda(lambda x: x * 2))
-    given.save(tmp_path / "network.keras")
-    with pytest.raises(ModelError, match="it holds a Lambda layer, whose code is not run out of a file"):
-        load_file(tmp_path / "network.keras")
-
-
-def test_a_network_of_somebodys_own_class_is_refused(tmp_path: Path) -> None:
-    class Mine(keras.Model):
-        def call(self, inputs):
-            return inputs
-
-    mine = Mine()
-    mine(IMAGES)
-    mine.save(tmp_path / "network.keras")
     with pytest.raises(
-        ModelError, match=r"it needs the class Mine, .*\(subclassed models cannot be rewritten\)"
+        ModelError, match=r"takes images of shape \(8, 8, 1\), the data gives images of shape \(9, 8, 1\)"
     ):
-        load_file(tmp_path / "network.keras")
+        fit_to_data(classifier(3), (9, 8, 1), 3)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from bnadapt.report.diagnostics import (
     statistics_gaps,
     statistics_shifts,
 )
+from bnadapt.report.style import arrow, png_of, readable
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -147,7 +148,7 @@ def test_images_are_shown_with_class_and_both_predictions(channels: int) -> None
     assert [axes.get_title() for axes in drawn] == ["cat"] * 7 + ["dog"] * 2
     assert [axes.get_xlabel() for axes in drawn] == ["dog \u2192 cat"] * 7 + ["dog \u2192 cat"] * 2
     first = np.asarray(drawn[0].images[0].get_array())
-    expected = images[0] / 255 if channels == 3 else images[0].mean(axis=-1) / 255
+    expected = images[0, ..., :3] / 255 if channels > 2 else images[0].mean(axis=-1) / 255
     np.testing.assert_allclose(first, expected)
     headings = [part.get_suptitle() for part in figure.subfigs]
     assert headings == [
@@ -178,3 +179,57 @@ def test_names_in_any_script_are_drawn_or_replaced() -> None:
     )  # a letter that no font has would be a warning, so an error here
     assert [axes.get_title() for axes in figure.axes if axes.images] == ["наука", "a very...e them"]
     assert png(confusion_matrix(np.eye(3, dtype=int), names, name="adapt")).startswith(b"\x89PNG")
+
+
+SCRIPTS = [
+    "\u4e2d\u6587", "\u0627\u0644\u0639\u0631\u0628\u064a\u0629", "\u05e9\u05dc\u05d5\u05dd", "\U0001f600",
+    "a\tb", "a\r\nb", "\u202eabc", "\ud800", "x\x00y", "", " ", "$x^2$", "\u200bzero", "\u043d\u0430\u0443",
+]  # fmt: skip
+
+
+def test_names_in_any_script_are_drawn_without_a_warning() -> None:
+    number = len(SCRIPTS)
+    counts = np.full((number, number), 1)
+    figures = [
+        confusion_matrix(np.tile(counts, (2, 2)), SCRIPTS * 2, name=SCRIPTS[0]),
+        confusion_matrix(counts, SCRIPTS, name=SCRIPTS[0]),
+        changed_images_grid(
+            changes(7, 2), np.zeros((9, 4, 4, 4)), SCRIPTS[:2], before_name="a", after_name=SCRIPTS[0]
+        ),
+        statistics_gaps([LayerGap(name, 3, 0.1, 0.1, 0.0) for name in SCRIPTS], name=SCRIPTS[0]),
+        statistics_shifts(
+            [LayerShift(name, 3, 0.1, 0.1, 0.1) for name in SCRIPTS], before=SCRIPTS[0], after="b"
+        ),
+    ]
+    assert all(png_of(figure).startswith(b"\x89PNG") for figure in figures)
+
+
+@pytest.mark.parametrize(
+    ("name", "drawn"),
+    [
+        ("\u202eabc", "abc"),
+        ("a\r\nb", "a b"),
+        ("a\tb", "a b"),
+        ("", "class 1"),
+        (" ", "class 1"),
+        ("\ud800", "class 1"),
+    ],
+)
+def test_a_name_is_drawn_on_one_line_and_in_its_own_direction(name: str, drawn: str) -> None:
+    assert readable(name, "class 1") == drawn
+
+
+def test_an_arrow_points_to_the_right_whatever_is_written_from_the_right() -> None:
+    hebrew = "\u05e9\u05dc\u05d5\u05dd"
+    assert arrow("cat", "dog") == "cat \u2192 dog"
+    assert arrow("cat", "dog", lines=True) == "cat\n\u2192 dog"
+    # Between two names of one direction the arrow would take theirs, and point at the wrong one.
+    mark = "\u200e"
+    assert arrow(hebrew, hebrew) == f"{mark}{hebrew}{mark} \u2192 {mark}{hebrew}"
+    assert arrow(hebrew, "dog", lines=True) == f"{mark}{hebrew}{mark}\n{mark}\u2192 {mark}dog"
+
+
+def test_nothing_confused_is_said() -> None:
+    figure = confusion_matrix(np.eye(30, dtype=int), [str(each) for each in range(30)], name="a")
+    assert "no class was taken for another" in [axes.get_title() for axes in figure.axes]
+    assert png(figure).startswith(b"\x89PNG")

@@ -138,7 +138,7 @@ def test_the_verdict_begins_with_the_answer() -> None:
 def test_advice_stands_under_a_heading_and_without_any_there_is_none() -> None:
     advice = [Advice("more epochs", "More epochs, [bold]really."), Advice("few labels", "More labels.")]
     assert printed(advice_text(advice)) == [
-        "What to try next, by the validation images",
+        "What to try next, by validation",
         "- More epochs, [bold]really.",
         "- More labels.",
     ]

@@ -95,7 +95,7 @@ def test_arms_are_laid_over_each_other_without_any_setting(tracker: Tracker) -> 
             (0, 0.25),
             (10, 0.5),
             (20, pytest.approx(0.6)),
-            (20, 0.55),
+            (21, 0.55),
         ]
         assert each.data.metrics["val_accuracy"] == 0.55
         assert each.data.metrics["arm_seconds"] == 3.5
@@ -112,7 +112,7 @@ def test_looks_that_were_recorded_while_the_arm_trained_are_not_recorded_again(t
         arm.log_epoch(10, {"val_accuracy": 0.5})
         arm.log_result(result("bn_only", 0))
     history = tracker.client.get_metric_history(arm.run_id, "val_accuracy")
-    assert sorted(point.step for point in history) == [10, 20, 20]
+    assert sorted(point.step for point in history) == [10, 20, 21]
 
 
 def test_an_arm_that_trains_nothing(tracker: Tracker) -> None:

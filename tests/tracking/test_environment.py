@@ -1,5 +1,6 @@
 """What is settled before MLflow is imported."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bnadapt.errors import TrackingError
-from bnadapt.tracking.environment import resolve_uri, sqlite_path
+from bnadapt.tracking.environment import patience, resolve_uri, sqlite_path
 
 HERE = Path("/somewhere")
 
@@ -69,3 +70,18 @@ def test_telemetry_follows_the_setting_and_mlflow_is_not_imported(telemetry: boo
     # A run of the tests may stand under variables that switch telemetry off: the setting decides here.
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(disabled)
+
+
+def test_patience_ends_with_its_block_and_is_never_longer_than_the_user_s(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    timeout, retries = "MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+    monkeypatch.setenv(timeout, "30")
+    monkeypatch.delenv(retries, raising=False)
+    with patience(3):
+        assert (os.environ[timeout], os.environ[retries]) == ("3", "0")
+        with patience(None, retries=2):
+            assert (os.environ[timeout], os.environ[retries]) == ("3", "2")
+        with patience(9):
+            assert os.environ[timeout] == "3"
+    assert (os.environ[timeout], os.environ.get(retries)) == ("30", None)

@@ -61,12 +61,20 @@ def test_versions_follow_each_other_and_the_alias_moves(
 def test_a_network_that_the_store_did_not_take_is_not_registered(
     tracker: Tracker, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.WARNING, logger="bnadapt"):
-        assert register(tracker.client, "/somewhere/model", "digits") is None
+    with caplog.at_level(logging.WARNING, logger="bnadapt"), tracker.pipeline("elsewhere") as run:
+        assert run.register("/somewhere/model", "digits") is None
     assert (
-        "digits is not registered: the tracking store did not take the network /somewhere/model"
-        in caplog.text
+        "/somewhere/model is not registered as digits: the store did not take /somewhere/model" in caplog.text
     )
+
+
+def test_a_version_that_was_made_without_a_word_is_found_again(tracker: Tracker) -> None:
+    with tracker.pipeline("twice") as run:
+        with run.arm("bn_only") as arm:
+            arm.log_model(network(1.0))
+        first = register(tracker.client, arm.model_id, "found")
+        assert register(tracker.client, arm.model_id, "found", again=True) == first
+        assert register(tracker.client, arm.model_id, "found") == first + 1
 
 
 def test_a_registry_that_does_not_take_it_costs_nothing_but_a_warning(
@@ -79,16 +87,6 @@ def test_a_registry_that_does_not_take_it_costs_nothing_but_a_warning(
     stored = tracker.client.get_run(run.run_id)
     assert stored.info.status == "FINISHED"
     assert "registered" not in stored.data.tags
-
-
-def test_a_server_that_is_gone_costs_nothing_but_a_warning(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    client = mlflow.MlflowClient("http://127.0.0.1:1")
-    with caplog.at_level(logging.WARNING, logger="bnadapt"):
-        assert register(client, "models:/m-1", "digits") is None
-    assert "models:/m-1 is not registered as digits: " in caplog.text
 
 
 def mistakes(**tracking: object) -> list[str]:

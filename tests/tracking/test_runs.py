@@ -198,7 +198,7 @@ def test_epochs_are_steps_and_the_result_is_the_newest_value(tracker: Tracker) -
     assert [(each.step, each.value) for each in sorted(history, key=lambda each: each.timestamp)] == [
         (0, 0.1),
         (1, 0.3),
-        (1, 0.2),
+        (2, 0.2),
     ]
     assert tracker.client.get_run(stage.run_id).data.metrics["val_accuracy"] == 0.2
     recorded = tracker.client.get_metric_history(stage.run_id, "val_loss")
@@ -318,10 +318,10 @@ def test_a_network_is_loaded_again_with_its_scores_and_in_a_process_without_bnad
         ("target", "test_loss", 0): pytest.approx(0.1),
         ("target", "test_macro_f1", 0): 0.9,
         ("target", "test_calibration_error", 0): pytest.approx(0.225),
-        ("held out", "val_accuracy", 3): 0.8,
-        ("held out", "val_loss", 3): pytest.approx(0.2),
-        ("held out", "val_macro_f1", 3): 0.8,
-        ("held out", "val_calibration_error", 3): 0.2,
+        ("held out", "val_accuracy", 4): 0.8,
+        ("held out", "val_loss", 4): pytest.approx(0.2),
+        ("held out", "val_macro_f1", 4): 0.8,
+        ("held out", "val_calibration_error", 4): 0.2,
     }
     assert tracker.client.get_run(run.run_id).data.metrics["test/4_finetune"] == 0.9
 

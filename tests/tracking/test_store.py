@@ -45,7 +45,7 @@ def test_a_deleted_experiment_is_named_with_the_remedy(tracker: Tracker) -> None
     assert f"mlflow experiments restore --experiment-id {gone.experiment_id}" in str(caught.value)
 
 
-def test_processes_that_create_the_store_at_once_all_succeed(tmp_path: Path) -> None:
+def test_processes_that_create_the_store_at_once_and_write_to_it_lose_nothing(tmp_path: Path) -> None:
     program = (
         "from pathlib import Path\n"
         "from bnadapt.tracking.environment import prepare_environment\n"
@@ -53,8 +53,9 @@ def test_processes_that_create_the_store_at_once_all_succeed(tmp_path: Path) -> 
         "from bnadapt.config import TrackingSettings\n"
         "from bnadapt.tracking.store import Tracker\n"
         f"tracker = Tracker(TrackingSettings(), Path({str(tmp_path)!r}))\n"
-        "with tracker.pipeline('one of several'):\n"
-        "    pass\n"
+        "with tracker.pipeline('one of several') as run, run.stage('adapt', order=3) as stage:\n"
+        "    for number in range(60):\n"
+        "        stage.log_epoch(number, {'val_accuracy': number, 'loss': number})\n"
     )
     started = [
         subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True) for _ in range(2)
@@ -62,7 +63,12 @@ def test_processes_that_create_the_store_at_once_all_succeed(tmp_path: Path) -> 
     errors = [process.communicate(timeout=120)[1] for process in started]
     assert [process.returncode for process in started] == [0, 0], errors
     tracker = Tracker(TrackingSettings(), tmp_path)
-    assert len(tracker.client.search_runs([tracker.experiment_id])) == 2
+    runs = tracker.client.search_runs([tracker.experiment_id], "tags.stage = '3_adapt'")
+    assert [run.info.status for run in runs] == ["FINISHED", "FINISHED"]
+    for run in runs:
+        for key in ("val_accuracy", "loss"):
+            history = tracker.client.get_metric_history(run.info.run_id, key)
+            assert sorted((each.step, each.value) for each in history) == [(n, n) for n in range(60)]
     assert sorted(path.name for path in tmp_path.iterdir()) == [".mlflow.db.lock", "mlartifacts", "mlflow.db"]
 
 

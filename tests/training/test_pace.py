@@ -53,3 +53,28 @@ def test_batches_go_on_where_others_ended_whatever_the_epoch(first: int, steps: 
     taken = [labels.numpy() for _, labels in batches(split, 20, seed=5, first=first, steps=steps)]
     assert len(taken) == steps
     np.testing.assert_array_equal(taken, everything[first : first + steps])
+
+
+@given(
+    looks=st.lists(st.integers(1, 9), min_size=1, max_size=8).map(
+        lambda gaps: tuple(np.cumsum(gaps).tolist())
+    ),
+    share=st.floats(0, 1),
+)
+def test_parts_can_begin_at_any_step(looks: tuple[int, ...], share: float) -> None:
+    pace = Pace(looks, "step")
+    done = int(share * pace.steps)
+    found: list[int] = []
+    for part in pace.parts(done):
+        assert part.done == (found[-1] if found else done)
+        assert part.first == sum(look <= part.done for look in looks)
+        found += [part.done + part.steps * number for number in range(1, part.looks + 1)]
+    assert found == [look for look in looks if look > done]
+
+
+def test_where_a_step_is() -> None:
+    epochs, steps = Pace((4, 8, 12), "epoch"), Pace((5, 9), "step")
+    assert [epochs.at_step(step) for step in (1, 4, 5, 12)] == [
+        "step 1 (epoch 1/3)", "step 4 (epoch 1/3)", "step 5 (epoch 2/3)", "step 12 (epoch 3/3)"
+    ]  # fmt: skip
+    assert steps.at_step(7) == "step 7/9"

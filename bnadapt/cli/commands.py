@@ -1,0 +1,62 @@
+"""What the command line does beside jobs: the pages of MLflow, and results that have not been delivered."""
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NoReturn
+
+import hydra
+
+from bnadapt.cli.composition import configuration_directory, settings_from
+from bnadapt.cli.messages import FAILED
+from bnadapt.config import TrackingSettings
+from bnadapt.errors import TrackingError
+from bnadapt.startup import start_tensorflow
+from bnadapt.tracking.environment import prepare_environment, resolve_uri, sqlite_path
+
+
+def open_ui(overrides: list[str]) -> NoReturn:
+    """Replace this process by MLflow's pages for the store that the settings name, on this machine alone."""
+    tracking = _tracking(overrides)
+    file = sqlite_path(resolve_uri(tracking.uri, Path.cwd()))
+    if file is not None and not file.is_file():
+        raise TrackingError(
+            f"tracking.uri={tracking.uri}: no runs are recorded in {file} yet; start the command in the directory "
+            "where the runs were made, or name the store: bnadapt ui tracking.uri=sqlite:///DIRECTORY/mlflow.db"
+        )
+    prepare_environment(tracking.telemetry)
+    start_tensorflow()
+    from bnadapt.tracking.store import Tracker
+    from bnadapt.tracking.ui import free_port, ui_command, ui_environment, ui_url
+
+    tracker, port = Tracker(tracking, Path.cwd()), free_port()
+    command = ui_command(tracker.uri, port=port)
+    print(f"open {ui_url(tracker.uri, tracker.experiment_id, port=port)}", flush=True)
+    if command is None:
+        sys.exit(0)
+    variables = ui_environment(tracker.uri, os.environ, telemetry=tracking.telemetry)
+    os.execvpe(command[0], command, variables)
+
+
+def deliver_results(overrides: list[str]) -> NoReturn:
+    """Send what the tracking store has not taken from earlier runs; exits with 1 where something is left."""
+    tracking = _tracking(overrides)
+    prepare_environment(tracking.telemetry)
+    start_tensorflow()
+    from bnadapt.tracking.delivery import deliver
+
+    deliveries = deliver(tracking, Path.cwd())
+    for delivery in deliveries:
+        print(delivery)
+    if not deliveries:
+        print(f"nothing waits to be delivered below {Path.cwd()}")
+    sys.exit(FAILED if any(delivery.left for delivery in deliveries) else 0)
+
+
+COMMANDS: Mapping[str, Callable[[list[str]], NoReturn]] = {"deliver": deliver_results, "ui": open_ui}
+
+
+def _tracking(overrides: list[str]) -> TrackingSettings:
+    with hydra.initialize_config_dir(str(configuration_directory()), version_base="1.3"):
+        return settings_from(hydra.compose("config", overrides=overrides)).tracking

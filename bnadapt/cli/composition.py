@@ -1,0 +1,115 @@
+"""The configuration, composed with Hydra and checked, and the words of the command that it came from."""
+
+import sys
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from bnadapt.checks import check
+from bnadapt.config import Settings
+from bnadapt.errors import SettingsError
+from bnadapt.journal import Journals
+from bnadapt.secrets import HIDDEN
+
+TRUE = "true"
+# Words that change no result: they may stand beside the id of a run whose settings are taken.
+_TELLING = ("resume=", "tracking.", "progress=", "traceback=", "checkpoints.")
+
+
+def configuration_directory() -> Path:
+    """The directory of the configuration: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    for candidate in (package / "conf", package.parent / "conf"):
+        if (candidate / "config.yaml").is_file():
+            return candidate
+    raise SettingsError(
+        f"the configuration is missing: neither {package / 'conf'} nor {package.parent / 'conf'} "
+        "holds config.yaml; install bnadapt again"
+    )
+
+
+def settings_from(config: DictConfig) -> Settings:
+    """Typed and checked settings of a composed configuration.
+
+    Raises:
+        OmegaConfBaseException: a key is unknown, also one added with ``+``.
+        SettingsError: a value is out of range, or two contradict each other.
+    """
+    # ``+key`` opens the composed configuration for anything; merging plain values into the schema does not.
+    plain = OmegaConf.to_container(config, resolve=True)
+    settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Settings), plain))
+    assert isinstance(settings, Settings)
+    check(settings)
+    return settings
+
+
+def hydra_main(task: Callable[[DictConfig], None]) -> Callable[[], Any]:
+    """Hydra's command line over bnadapt's configuration; it calls the task for every job."""
+    return hydra.main(config_path=str(configuration_directory()), config_name="config", version_base="1.3")(
+        task
+    )
+
+
+def tags_of_job() -> dict[str, str]:
+    """The chosen options of all groups, and the sweep that the job belongs to: what runs are searched by."""
+    hydra_settings = HydraConfig.get()
+    choices = {
+        group: option
+        for group, option in hydra_settings.runtime.choices.items()
+        if option is not None and not group.startswith("hydra/")
+    }
+    in_a_sweep = hydra_settings.mode is RunMode.MULTIRUN
+    return choices | ({"sweep": Path(hydra_settings.sweep.dir).name} if in_a_sweep else {})
+
+
+def command_of_job() -> list[str]:
+    """The words of a command that repeats this job alone, also where it is one of a sweep."""
+    options = []
+    for word, following in pairwise([*sys.argv[1:], ""]):
+        if word in ("--config-dir", "-cd", "--config-name", "-cn"):
+            options += [word, following]
+        elif word.startswith(("--config-dir=", "--config-name=")):
+            options.append(word)
+    return ["bnadapt", *options, *HydraConfig.get().overrides.task]
+
+
+def settings_of_job(config: DictConfig) -> Settings:
+    """Settings of the job at hand: composed, or those of the run that ``resume`` names and nothing else does."""
+    settings = settings_from(config)
+    if settings.resume is None or settings.resume.lower() == TRUE or _other_words():
+        return settings
+    known = Journals(Path.cwd() / settings.checkpoints.directory).settings_of(settings.resume)
+    return settings if known is None else recorded(known, "resume")
+
+
+def recorded(values: Mapping[str, Any], key: str) -> Settings:
+    """Checked settings of an earlier run, with the words of this command that change no result on top.
+
+    Raises:
+        SettingsError: other words would change them.
+    """
+    other = _other_words()
+    if other:
+        raise SettingsError(f"{key}=RUN_ID takes the settings of that run; leave out {' '.join(other)}")
+    words = [word for word in HydraConfig.get().overrides.task if not word.startswith("repeat=")]
+    telling = [word for word in words if word.startswith(_TELLING)]
+    plain = OmegaConf.merge(OmegaConf.create(dict(values)), OmegaConf.from_dotlist(telling))
+    assert isinstance(plain, DictConfig)
+    if HIDDEN in plain.tracking.uri:
+        raise SettingsError(
+            f"{key}=RUN_ID: the run was recorded in {plain.tracking.uri}, and its password is not kept; give it again: "
+            "tracking.uri=..."
+        )
+    return settings_from(plain)
+
+
+def _other_words() -> list[str]:
+    """The words of this job that are about more than which run, and where and how its results are told."""
+    words = list(HydraConfig.get().overrides.task)
+    return [word for word in words if not word.startswith((*_TELLING, "repeat="))]

@@ -1,0 +1,150 @@
+"""Going on with runs that were interrupted, and finding what was done before."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bnadapt.config import CheckpointSettings, Settings
+from bnadapt.errors import StageError
+from bnadapt.files import copy
+from bnadapt.identity import deciding_keys, stage_keys, whole
+from bnadapt.journal import Identity, Journal, Journals
+from bnadapt.normalization.proof import weights_digest
+from bnadapt.secrets import redacted, redacted_values
+from bnadapt.start import Start
+from bnadapt.tracking.store import Tracker
+
+TRUE = "true"
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What earlier processes have done of a run.
+
+    Attributes:
+        journal: Of a run that does the same: to go on with, or ended; None where there is none.
+        reusable: The journal of another run, and the stages of it that would be the same here; None without any.
+    """
+
+    journal: Journal | None = None
+    reusable: tuple[Journal, list[str]] | None = None
+
+    @property
+    def ended(self) -> Journal | None:
+        """The journal of a run that does the same and has ended; None where there is none."""
+        return self.journal if self.journal is not None and self.journal.outcome is not None else None
+
+    def tags(self, settings: Settings) -> dict[str, str]:
+        """What the run is tagged with: the run that its first stages are from."""
+        origin = self.reusable[0].run_id if self.reusable else settings.from_run
+        return {"from_run": origin} if origin else {}
+
+
+def identity_of(settings: Settings, start: Start, tracker: Tracker) -> Identity:
+    """What a run with these settings, data and code is."""
+    structure = hashlib.sha256(start.network.to_json().encode()).hexdigest()
+    keys = stage_keys(
+        settings,
+        start.baseline,
+        network=f"{weights_digest(start.network)} {structure}",
+        source=start.source_splits.training_digest,
+        target=start.splits.training_digest,
+        test=start.splits.digest,
+    )
+    store = hashlib.sha256(f"{tracker.uri} {settings.tracking.experiment}".encode()).hexdigest()
+    return Identity(store=store, keys=keys, rest=whole(settings))
+
+
+def look_back(known: Journals, settings: Settings, identity: Identity, tracker: Tracker) -> Earlier:
+    """What earlier processes have done of a run, as far as ``resume`` asks for it.
+
+    Raises:
+        StageError: ``resume`` names a run that is not there, was made with other settings, data or code, or is in
+            progress elsewhere.
+    """
+    if settings.resume is None:
+        return Earlier()
+    if settings.resume.lower() != TRUE:
+        journal = known.named(settings.resume)
+        _require_the_same(journal, settings, identity)
+        return Earlier(journal)
+    found = known.find(identity)
+    if found is not None and tracker.has_run(found.run_id):
+        return Earlier(found)
+    return Earlier(None, known.reusable(identity))
+
+
+def open_journal(
+    known: Journals,
+    earlier: Earlier,
+    run_id: str,
+    identity: Identity,
+    settings: Settings,
+    run_directory: Path,
+    command: Sequence[str],
+) -> Journal:
+    """The journal of the run: that of an earlier process, else a new one with the stages that can be taken over."""
+    if earlier.journal is not None:
+        return earlier.journal
+    # The address of a database or server may hold a password.
+    recorded = redacted_values(asdict(settings))
+    journal = known.begin(
+        run_id,
+        identity,
+        run_directory=run_directory,
+        command=[redacted(word) for word in command],
+        settings=recorded,
+    )
+    if earlier.reusable is not None:
+        origin, names = earlier.reusable
+        for name in names:
+            entry = origin.ended[name]
+            network = run_directory.absolute() / "models" / Path(entry["network"]).name
+            copy(Path(entry["network"]), network)
+            journal.end_stage(name, entry | {"network": str(network)})
+    return journal
+
+
+@contextmanager
+def telling_how_to_go_on(run_id: str, settings: Settings, program: str) -> Iterator[None]:
+    """Add the command that goes on with a run to whatever ends the block early."""
+    try:
+        yield
+    except BaseException as reason:
+        place = settings.checkpoints.directory
+        other = [] if place == CheckpointSettings().directory else [f"checkpoints.directory={place}"]
+        reason.add_note(f"go on with it: {' '.join([program, f'resume={run_id}', *other])}")
+        raise
+
+
+def _require_the_same(journal: Journal, settings: Settings, identity: Identity) -> None:
+    if identity.is_that_of(journal):
+        return
+    before, now = _flat(journal.content["settings"]), _flat(redacted_values(asdict(settings)))
+    keys = deciding_keys(sorted({*before, *now}))
+    changed = [
+        f"{key} was {before.get(key)}, is {now.get(key)}" for key in keys if before.get(key) != now.get(key)
+    ]
+    if journal.content["identity"]["store"] != identity.store:
+        changed.append("it was recorded in another tracking store or experiment")
+    more = f"; and {len(changed) - 4} more" if len(changed) > 4 else ""
+    what = (
+        "; ".join(changed[:4]) + more or "the data, the network's file or bnadapt's code have changed since"
+    )
+    raise StageError(
+        f"resume={journal.run_id}: that run cannot be gone on with like this: {what}. bnadapt resume="
+        f"{journal.run_id} alone takes its own settings; resume=true takes over whatever stages are still the same"
+    )
+
+
+def _flat(values: Mapping[str, Any] | Sequence[Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in values.items() if isinstance(values, Mapping) else ():
+        if isinstance(value, Mapping) and value:
+            found |= _flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found

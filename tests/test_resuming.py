@@ -1,0 +1,134 @@
+"""Runs are gone on with, found again, taken over in part, and repeated: through the real command."""
+
+import re
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.command import QUICK, Finished, bnadapt
+from tests.interrupted import Left, comparable, journal_of, killed_after, left, steps_that_repeat
+
+# Enough steps that a signal finds the stages at work.
+LONGER = [
+    "data=digits",
+    "model=cnn",
+    "model.filters=[8]",
+    "model.dropout=0.2",
+    *QUICK[:3],
+    "data.batch_size=16",
+]
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """A pipeline that nothing disturbed; tests work on copies of its directory or leave it as it is."""
+    finished = bnadapt(*LONGER, cwd=tmp_path_factory.mktemp("once"))
+    assert finished.code == 0, finished.errors
+    return finished
+
+
+@pytest.fixture(scope="module")
+def whole(once: Finished) -> Left:
+    """What it left, before any other run was made there."""
+    return left(once.directory)
+
+
+def test_each_step_of_each_metric_is_there_once(whole: Left) -> None:
+    assert not steps_that_repeat(whole.metrics)
+    assert set(whole.statuses.values()) == {"FINISHED"}
+
+
+def test_what_was_finished_is_found_and_not_repeated(once: Finished, whole: Left) -> None:
+    before = len(once.client.search_runs(["1"]))
+    again = bnadapt(*LONGER, "resume=true", "progress=none", cwd=once.directory)
+    assert again.code == 0, again.errors
+    assert (
+        f"run {once.run_id} did this before, and nothing has changed since: it is not repeated"
+        in again.output
+    )
+    assert again.run_id == once.run_id
+    verdict = re.search(r"^report: (.+)$", once.output, re.MULTILINE)
+    assert verdict is not None
+    assert verdict[0] in again.output
+    assert len(once.client.search_runs(["1"])) == before
+
+
+def test_a_change_repeats_what_depends_on_it_alone(once: Finished, tmp_path: Path) -> None:
+    changed = bnadapt(*LONGER, "schedule.finetune.learning_rate=0.002", "resume=true", cwd=once.directory)
+    assert changed.code == 0, changed.errors
+    assert f"taken over from run {once.run_id}, the same there: baseline, insert, adapt" in changed.output
+    assert list(changed.children()) == ["4_finetune", "5_control", "6_evaluate"]
+    plain = bnadapt(*LONGER, "schedule.finetune.learning_rate=0.002", cwd=tmp_path)
+    mine, theirs = (
+        {name: run.data.tags.get("weights_sha256") for name, run in each.children().items()}
+        for each in (changed, plain)
+    )
+    assert mine["4_finetune"] == theirs["4_finetune"]
+    assert mine["5_control"] == theirs["5_control"]
+    for key in ("test/1_baseline", "test/3_adapt", "test/4_finetune", "test_accuracy"):
+        assert changed.parent.data.metrics[key] == plain.parent.data.metrics[key]
+
+
+@pytest.mark.parametrize(("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
+def test_a_signal_ends_it_in_seconds_and_it_goes_on(
+    number: int, word: str, whole: Left, tmp_path: Path
+) -> None:
+    caught, _, errors, seconds = killed_after(4, *LONGER, cwd=tmp_path, number=number)
+    assert caught
+    assert seconds < 30  # a moment, where nothing else is at work
+    run_id = str(journal_of(tmp_path)["run_id"])
+    assert re.search(rf"^bnadapt: {word}\n +go on with it: bnadapt resume={run_id}$", errors, re.MULTILINE), (
+        errors
+    )
+    statuses = {run.info.status for run in Finished(tmp_path, "", errors, 0).client.search_runs(["1"])}
+    assert "KILLED" in statuses
+    assert "RUNNING" not in statuses
+    assert list(tmp_path.glob("checkpoints/*/stages/*.checkpoint")) or journal_of(tmp_path)["ended"]
+    again = bnadapt(f"resume={run_id}", cwd=tmp_path)
+    assert again.code == 0, again.errors
+    assert f"goes on with run {run_id}" in again.output
+    assert again.run_id == run_id
+    found = left(tmp_path)
+    assert set(found.statuses.values()) == {"FINISHED"}
+    assert found.weights == whole.weights
+    assert comparable(found.metrics) == comparable(whole.metrics)
+    assert not steps_that_repeat(found.metrics)
+    assert found.files == whole.files
+
+
+def test_a_run_is_not_gone_on_with_under_other_settings(once: Finished) -> None:
+    run_id = once.run_id
+    refused = bnadapt(*LONGER, "data.batch_size=32", f"resume={run_id}", cwd=once.directory)
+    assert refused.code == 1
+    reason = "that run cannot be gone on with like this: data.batch_size was 16, is 32"
+    assert f"resume={run_id}: {reason}" in refused.errors
+    missing = bnadapt(*LONGER, "resume=0123456789abcdef", cwd=once.directory)
+    assert missing.code == 1
+    assert "has no run of this id to go on with" in missing.errors
+
+
+def test_a_run_is_repeated_from_its_id_bit_by_bit(once: Finished) -> None:
+    again = bnadapt(f"repeat={once.run_id}", cwd=once.directory)
+    assert again.code == 0, again.errors
+    for label in ("1_baseline", "2_insert", "3_adapt", "4_finetune", "5_control"):
+        assert f"{label}: the same weights" in again.output
+    assert "repeated: every weight is the same, bit by bit" in again.output
+    assert again.parent.data.tags["repeats"] == once.run_id
+    words = bnadapt(f"repeat={once.run_id}", "seed=1", cwd=once.directory)
+    assert words.code == 1
+    assert "repeat=RUN_ID takes the settings of that run; leave out seed=1" in words.errors
+    unknown = bnadapt("repeat=0123456789abcdef", cwd=once.directory)
+    assert unknown.code == 1
+    assert "repeat=0123456789abcdef: " in unknown.errors
+
+
+def test_a_sweep_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    words = [*QUICK, "evaluation.control=false"]
+    first = bnadapt(*words, "seed=1", cwd=tmp_path)
+    sweep = bnadapt("-m", *words, "seed=1,2", "resume=true", cwd=tmp_path)
+    assert sweep.code == 0, sweep.errors
+    assert sweep.output.count("did this before") == 1
+    assert f"run {first.run_id} did this before" in sweep.output
+    again = bnadapt("-m", *words, "seed=1,2", "resume=true", cwd=tmp_path)
+    assert again.output.count("did this before") == 2
