@@ -61,7 +61,7 @@ class DataSettings:
     name: str | None = setting(None, "TensorFlow Datasets name, with its config: cmaterdb/bangla")
     path: str | None = setting(
         None,
-        "source=folder: the folder that holds a folder per class; source=table: a .csv or .npz file, or a folder of them",
+        "source=folder: the folder that holds a folder per class; source=table: a .csv or .npz file, or a folder",
     )
     label_column: str | None = setting(
         None, "source=table: the column that holds the class; null: label or class, else the last one"

@@ -33,6 +33,12 @@ assert (path / "note.txt").read_bytes() == b"before"
 """
 
 
+def write_half(path: Path, error: BaseException) -> None:
+    with replacing(path) as draft:
+        draft.write_bytes(b"half of the sec")
+        raise error
+
+
 def test_what_was_written_takes_the_place_at_once(tmp_path: Path) -> None:
     path = tmp_path / "new" / "note.txt"
     assert write_text(path, "first") == path
@@ -45,18 +51,16 @@ def test_what_was_written_takes_the_place_at_once(tmp_path: Path) -> None:
 
 def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:
     path = write_bytes(tmp_path / "note.txt", b"first")
-    with pytest.raises(KeyError), replacing(path) as draft:
-        draft.write_bytes(b"half of the sec")
-        raise KeyError
+    with pytest.raises(KeyError):
+        write_half(path, KeyError())
     assert path.read_bytes() == b"first"
     assert os.listdir(tmp_path) == ["note.txt"]
 
 
 def test_an_interrupt_leaves_what_was_there(tmp_path: Path) -> None:
     path = write_bytes(tmp_path / "note.txt", b"first")
-    with pytest.raises(KeyboardInterrupt), replacing(path) as draft:
-        draft.write_bytes(b"half of the sec")
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        write_half(path, KeyboardInterrupt())
     assert os.listdir(tmp_path) == ["note.txt"]
     assert path.read_bytes() == b"first"
 

@@ -58,14 +58,16 @@ def test_the_newest_of_several_counts(tmp_path: Path) -> None:
         begin(known, "two")
     with journals(tmp_path) as known:
         found = known.find(IDENTITY)
-        assert found is not None and found.run_id == "two"
+        assert found is not None
+        assert found.run_id == "two"
 
 
 def test_an_ended_run_is_found_although_another_process_reads_it_too(tmp_path: Path) -> None:
     with journals(tmp_path) as known, journals(tmp_path) as others:
         begin(known, "one").finish({"sentences": ["It helped."]})
         found = others.find(IDENTITY)
-        assert found is not None and found.outcome == {"sentences": ["It helped."]}
+        assert found is not None
+        assert found.outcome == {"sentences": ["It helped."]}
 
 
 def test_a_run_in_progress_elsewhere_is_refused(tmp_path: Path) -> None:
@@ -108,13 +110,16 @@ def test_what_is_the_same_in_another_run_ends_at_the_first_difference(tmp_path: 
         for name, key in IDENTITY.keys.items():
             second.end_stage(name, entry(tmp_path, key))
         found = known.reusable(other)
-        assert found is not None and found[1] == ["baseline"]
+        assert found is not None
+        assert found[1] == ["baseline"]
         found = known.reusable(IDENTITY)
-        assert found is not None and (found[0].run_id, found[1]) == ("two", ["baseline", "insert", "adapt"])
+        assert found is not None
+        assert (found[0].run_id, found[1]) == ("two", ["baseline", "insert", "adapt"])
         assert known.reusable(Identity("elsewhere", IDENTITY.keys, "r")) is None
         (tmp_path / "b.keras").unlink()
         found = known.reusable(IDENTITY)
-        assert found is not None and found[1] == ["baseline"]
+        assert found is not None
+        assert found[1] == ["baseline"]
 
 
 def test_the_state_in_progress_goes_when_its_stage_has_ended(tmp_path: Path) -> None:
@@ -138,7 +143,8 @@ def test_a_broken_journal_is_passed_over_with_a_warning(
         begin(known, "one")
     with journals(tmp_path) as known:
         found = known.find(IDENTITY)
-        assert found is not None and found.run_id == "one"
+        assert found is not None
+        assert found.run_id == "one"
     assert "is no journal of a run and is passed over" in caplog.text
 
 

@@ -23,7 +23,8 @@ def test_another_process_is_held_off_until_the_holder_is_killed(tmp_path: Path) 
     file = tmp_path / "some" / "lock"
     holder = subprocess.Popen([sys.executable, "-c", HOLD, str(file)], stdout=subprocess.PIPE, text=True)
     try:
-        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
         began = time.monotonic()
         with pytest.raises(HeldElsewhereError), locked(file, patience=0.2):
             pass

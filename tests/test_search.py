@@ -23,8 +23,8 @@ from bnadapt.config import (
 from bnadapt.data.splits import ArraySplit, Splits
 from bnadapt.errors import SettingsError
 from bnadapt.evaluation.verdict import best_stage
-from bnadapt.pipeline import run_pipeline
 from bnadapt.normalization.proof import weights_digest
+from bnadapt.pipeline import run_pipeline
 from bnadapt.search.run import SearchOutcome, run_search
 from bnadapt.search.space import draw
 from bnadapt.search.study import finished

@@ -10,7 +10,6 @@ from bnadapt.normalization.proof import weights_digest
 from bnadapt.procedure import Listener, Procedure
 from bnadapt.search.study import BASELINE_ACCURACY, BASELINE_DIGEST
 from bnadapt.search.work import Work
-from bnadapt.tracking.names import score_metrics
 from bnadapt.training.progress import Display
 
 
@@ -25,9 +24,9 @@ def make_baseline(work: Work) -> None:
         work.say(f"baseline: {path} no longer holds the network of this study; it is trained again")
     procedure = Procedure(work.settings, work.start, Display(work.console, work.settings.progress))
     with work.run.stage(BASELINE, order=0, parameters=asdict(work.start.baseline)) as stage:
-        network, trained = procedure.train_baseline(work.start.network, Listener(epoch=stage.log_look))
+        network, _ = procedure.train_baseline(work.start.network, Listener(epoch=stage.log_look))
         scores = procedure.scores(network, work.start.splits.validation)
-        stage.log_metrics(score_metrics("val", scores), step=len(trained.history))
+        stage.log_scores(scores)
         save(network, path)
         digest = weights_digest(network)
         stage.log_text("baseline.sha256", digest)

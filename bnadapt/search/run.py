@@ -45,7 +45,6 @@ from bnadapt.search.trial import Looks, objective, pruner, try_settings
 from bnadapt.search.work import Work
 from bnadapt.secrets import redacted_values
 from bnadapt.start import prepare
-from bnadapt.tracking.names import score_metrics
 from bnadapt.tracking.store import Tracker
 
 AS_THEY_STAND = "as_they_stand"
@@ -233,14 +232,13 @@ def _try(work: Work, trial: optuna.Trial | None, place: int, values: dict[str, A
             try:
                 best = try_settings(settings, work.start, work.baseline, looks)
             except optuna.TrialPruned:
-                work.tag(stage.run_id, "pruned", "true")
+                stage.set_tags({"pruned": "true"})
                 found = replace(found, state="pruned", accuracy=looks.accuracy)
             else:
                 scores = best.validation
                 assert scores is not None  # try_settings has seen to it
-                # After the last look, so that MLflow shows the stage that counts.
-                stage.log_metrics(score_metrics("val", scores), step=looks.number)
-                work.tag(stage.run_id, "best_stage", best.name)
+                stage.log_scores(scores)
+                stage.set_tags({"best_stage": best.name})
                 found = replace(
                     found,
                     state="complete",
@@ -249,7 +247,7 @@ def _try(work: Work, trial: optuna.Trial | None, place: int, values: dict[str, A
                     stage=best.name,
                     score=objective(scores.accuracy, scores.loss, work.images),
                 )
-            work.tag(stage.run_id, "state", found.state)
+            stage.set_tags({"state": found.state})
     except TrackingError:
         raise  # the next trial would fare no better
     except BnadaptError as error:

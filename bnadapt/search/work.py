@@ -6,7 +6,6 @@ from pathlib import Path
 import optuna
 from rich.console import Console
 
-from bnadapt.artifacts import attempt
 from bnadapt.config import Settings
 from bnadapt.start import Start
 from bnadapt.tracking.runs import PipelineRun
@@ -43,7 +42,3 @@ class Work:
     def say(self, text: str) -> None:
         """Print a line, however long."""
         self.console.print(text, soft_wrap=True)
-
-    def tag(self, run_id: str, key: str, value: str) -> None:
-        """Tag a run in MLflow; costs nothing but the tag where that fails."""
-        attempt(f"the tag {key}", lambda: self.tracker.client.set_tag(run_id, key, value))

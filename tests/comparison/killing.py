@@ -16,7 +16,7 @@ def ended(directory: Path) -> list[str]:
 
 
 def kill_once(words: Sequence[str], name: str, directory: Path, *, number: int = signal.SIGKILL) -> str:
-    """Start a comparison and send a signal as soon as something of this name has ended; returns what was printed."""
+    """Start the command, stop it as soon as what is called ``name`` has ended, and return what was printed."""
     process = start(*words, cwd=directory)
     while name not in ended(directory):
         assert process.poll() is None, process.communicate()

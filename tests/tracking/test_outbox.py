@@ -265,6 +265,20 @@ def test_what_waits_costs_little_for_each_call(tmp_path: Path) -> None:
         assert Queue(queue.folder).pending == {}
 
 
+def test_a_full_disk_does_not_stop_what_can_still_be_sent(
+    tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    local = Tracker(TrackingSettings(uri=tracker.uri, system_metrics=False), tmp_path)
+    with local.pipeline("full") as run:
+        with monkeypatch.context() as patch, caplog.at_level(logging.WARNING, logger="bnadapt"):
+            patch.setattr("os.write", lambda descriptor, line: len(line) // 2)
+            run.log_metrics({"loss": 0.5})
+        assert "journal.jsonl cannot be written: the disk is full" in caplog.text
+        run.log_metrics({"loss": 0.25}, step=1)
+    assert tracker.client.get_run(run.run_id).data.metrics == {"loss": 0.25}
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_innermost_cause_is_told() -> None:
     error = RuntimeError("outer")
     error.__cause__ = OSError("disk full\n  really at http://me:hunter22@host/x")

@@ -1,7 +1,5 @@
 """Runs that were cut off: marked, gone on with, and every step of every metric once."""
 
-import json
-import logging
 import os
 import signal
 import subprocess
@@ -13,16 +11,13 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from bnadapt.config import TrackingSettings
 from bnadapt.errors import StorageError, TrackingError
 from bnadapt.evaluation.results import Epoch, Scores, StageResult
 from bnadapt.tracking.delivery import deliver
 from bnadapt.tracking.history import stages_of
-from bnadapt.tracking.points import Steps
-from bnadapt.tracking.queue import Queue, opened
+from bnadapt.tracking.queue import opened
 from bnadapt.tracking.runs import PipelineRun, StageRun
 from bnadapt.tracking.store import Tracker
 
@@ -144,6 +139,7 @@ def test_what_ended_just_before_the_interruption_is_not_recorded_twice(
     for each in (run, first):
         assert len(tracker.client.get_run(each.run_id).outputs.model_outputs) == 1
     assert int(tracker.client.get_model_version_by_alias("once", "champion").version) == 1
+    assert list(tmp_path.iterdir()) == [], "something was refused"
 
 
 def test_each_key_has_one_value_at_a_step_however_it_is_recorded(tracker: Tracker, points: Callable) -> None:
@@ -298,57 +294,3 @@ def test_a_directory_that_cannot_be_written_is_told_before_anything_starts(
         local(tracker, tmp_path).pipeline("nowhere").__enter__()
     found = tracker.client.search_runs([tracker.experiment_id], "attributes.run_name = 'nowhere'")
     assert list(found) == []
-
-
-@given(st.lists(st.booleans(), max_size=12), st.floats(0, 1))
-def test_a_journal_that_breaks_off_anywhere_is_read_as_far_as_it_goes(
-    tmp_path_factory: pytest.TempPathFactory, ends: list[bool], share: float
-) -> None:
-    folder = tmp_path_factory.mktemp("queue")
-    queue = Queue(folder, "7")
-    for number, end in enumerate(ends):
-        entry = queue.add("start", f"run {number}", {"name": "ü"})
-        if end:
-            queue.done(entry, {f"run {number}": f"id {number}"})
-    queue.close()
-    whole = (folder / "journal.jsonl").read_bytes()
-    (folder / "journal.jsonl").write_bytes(whole[: int(share * len(whole))])
-    lines = whole[: int(share * len(whole))].splitlines(keepends=True)
-    kept = [json.loads(line) for line in lines if line.endswith(b"}\n")]
-    added = {each["number"]: each for each in kept if "number" in each}
-    gone = {each["done"] for each in kept if "done" in each}
-
-    read = Queue(folder, "7")
-    # A last line may be whole but for its end.
-    assert set(read.pending) - (added.keys() - gone) <= {len(added) + 1}
-    assert all(read.ids[f"run {number - 1}"] == f"id {number - 1}" for number in gone)
-    further = read.add("end", folder.name, {})
-    read.close()
-    assert further.number not in added
-    assert further.number in Queue(folder).pending
-
-
-@given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 3)), max_size=20), st.integers(0, 20))
-def test_no_two_values_of_a_key_get_one_step_and_told_again_they_get_the_same(
-    told: list[tuple[str, int]], cut: int
-) -> None:
-    first = Steps()
-    places = [(key, first.place(key, step)) for key, step in told]
-    assert len(set(places)) == len(places)
-    again = Steps(dict.fromkeys(places[:cut], (0.0, 0)))
-    assert [(key, again.place(key, step)) for key, step in told] == places
-    for (key, step), (_, place) in zip(told, places, strict=True):
-        assert place >= step, key
-
-
-def test_a_full_disk_does_not_stop_what_can_still_be_sent(
-    tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    with local(tracker, tmp_path).pipeline("full") as run:
-        with monkeypatch.context() as patch, caplog.at_level(logging.WARNING, logger="bnadapt"):
-            patch.setattr("os.write", lambda descriptor, line: len(line) // 2)
-            run.log_metrics({"loss": 0.5})
-        assert "journal.jsonl cannot be written: the disk is full" in caplog.text
-        run.log_metrics({"loss": 0.25}, step=1)
-    assert tracker.client.get_run(run.run_id).data.metrics == {"loss": 0.25}
-    assert list(tmp_path.iterdir()) == []

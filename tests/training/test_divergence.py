@@ -70,6 +70,19 @@ def test_a_rate_that_is_too_high_is_told_with_step_layer_and_key(splits: Splits)
     assert fingerprint(network) == start
 
 
+def test_weights_too_large_for_the_next_step_are_told_by_its_first_layer(splits: Splits) -> None:
+    # After the first step the weights are some 1e36, still numbers; times pixels they are none.
+    error = diverge(
+        chain(keras.layers.Dense(8, name="first")),
+        splits,
+        StageSettings(epochs=1, optimizer="sgd", learning_rate=1e35),
+        r"at step 2 \(epoch 1/1\)\. It began with the outputs of first \(Dense\) in step 2: .* from finite weights and "
+        r"inputs of at most 255 .*Lower learning_rate \(now 1e\+35\)",
+        from_logits=True,
+    )
+    assert (error.layer, error.step, error.began) == ("first", 2, 2)
+
+
 def test_the_first_layer_that_overflows_is_named(splits: Splits) -> None:
     # Pixels of 255 times 1e3 are numbers; e to the power of them is none.
     network = chain(
@@ -121,7 +134,8 @@ def test_a_pixel_that_is_no_number_is_found_in_the_batch_of_its_step(splits: Spl
     # TensorFlow's relu makes 0 of NaN: then the loss is a number, and only the weights are none.
     what = "weights are no numbers after step" if activation == "relu" else f"the loss is nan at step {step} "
     assert what in str(error)
-    assert (error.began, error.layer) == (step, "")
+    assert (error.began, error.layer, error.best_epoch) == (step, "", 0)
+    assert all(np.isfinite(values).all() for values in network.get_weights())
 
 
 def weights_that_break(splits: Splits, looks: int, **settings: Any) -> tuple[DivergedError, keras.Model]:
