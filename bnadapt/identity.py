@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -154,8 +155,12 @@ def deciding_keys(keys: Iterable[str]) -> list[str]:
     ]
 
 
+@cache
 def code_digest() -> str:
-    """SHA-256 over bnadapt's own code and the versions of the libraries that compute, 64 hexadecimal digits."""
+    """SHA-256 over bnadapt's own code and the versions of the libraries that compute, 64 hexadecimal digits.
+
+    That of the code as it was when this was first asked for: what a process runs does not change with its files.
+    """
     package = Path(__file__).resolve().parent
     found = hashlib.sha256()
     for file in sorted(package.rglob("*.py")):

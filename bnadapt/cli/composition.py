@@ -99,7 +99,8 @@ def recorded(values: Mapping[str, Any], key: str) -> Settings:
         raise SettingsError(f"{key}=RUN_ID takes the settings of that run; leave out {' '.join(other)}")
     words = [word for word in HydraConfig.get().overrides.task if not word.startswith("repeat=")]
     telling = [word for word in words if word.startswith(_TELLING)]
-    plain = OmegaConf.merge(OmegaConf.create(dict(values)), OmegaConf.from_dotlist(telling))
+    # How that run itself began is no matter for one that goes on with it or repeats it.
+    plain = OmegaConf.merge(OmegaConf.create({**values, "resume": None}), OmegaConf.from_dotlist(telling))
     assert isinstance(plain, DictConfig)
     if HIDDEN in plain.tracking.uri:
         raise SettingsError(
