@@ -2,24 +2,21 @@
 
 import json
 import os
-import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import datetime
 from io import StringIO
-from typing import Any
 
 import numpy as np
 from rich.console import Console
 
+from bnadapt.already_done import provenance, ui_line
 from bnadapt.artifacts import attempt, keep_drawings, keep_report
-from bnadapt.config import BASELINE, EVALUATE, INSERT, Settings, TrackingSettings, chosen_stages, length_of
+from bnadapt.config import BASELINE, EVALUATE, INSERT, Settings, chosen_stages, length_of
 from bnadapt.data.splits import Splits
 from bnadapt.evaluation.advice import Evidence, advise
 from bnadapt.evaluation.changes import Changes, changed_images, images_at
 from bnadapt.evaluation.results import Advice, Verdict
-from bnadapt.identity import code_digest
-from bnadapt.journal import Journal
 from bnadapt.ledger import Ledger
 from bnadapt.report.contents import contents
 from bnadapt.report.drawings import drawings
@@ -34,15 +31,13 @@ from bnadapt.report.tables import (
     results_table,
     verdict_text,
 )
-from bnadapt.resuming import Earlier
 from bnadapt.stages import with_stages
 from bnadapt.start import Start
+from bnadapt.tracking.names import PROVENANCE
 from bnadapt.tracking.runs import PipelineRun
 from bnadapt.tracking.store import Tracker
-from bnadapt.tracking.ui import ui_command, ui_url
 
 PLAN_WIDTH = 120
-PROVENANCE = "provenance.json"  # with config.yaml, what it takes to repeat a run
 
 
 def print_plan(console: Console, settings: Settings, start: Start) -> None:
@@ -63,47 +58,6 @@ def print_plan(console: Console, settings: Settings, start: Start) -> None:
     console.print()
 
 
-def print_cut_off(console: Console, run_ids: Sequence[str]) -> None:
-    """Name the runs whose processes ended without a word, and how to go on with them."""
-    for run_id in run_ids:
-        console.print(
-            f"run {run_id} was cut off; this goes on with it: bnadapt resume={run_id}", soft_wrap=True
-        )
-
-
-def print_adopted(console: Console, earlier: Earlier, names: Sequence[str]) -> None:
-    """Say what is not done again because it was done before."""
-    if earlier.journal is not None:
-        done = f"{', '.join(names)} had ended" if names else "no stage had ended"
-        console.print(f"goes on with run {earlier.journal.run_id}: {done}", soft_wrap=True)
-        console.print(f"  in {earlier.journal.run_directory}\n", soft_wrap=True)
-    elif earlier.reusable is not None:
-        origin = earlier.reusable[0].run_id
-        console.print(f"taken over from run {origin}, the same there: {', '.join(names)}\n", soft_wrap=True)
-
-
-def print_ended(console: Console, settings: Settings, journal: Journal, tracker: Tracker) -> None:
-    """Say that a run of the same settings, data and code has ended before, and what it found."""
-    outcome = journal.outcome or {}
-    said = f"run {journal.run_id} did this before, and nothing has changed since: it is not repeated"
-    console.print(said, soft_wrap=True)
-    console.print("\n".join(outcome["sentences"]), soft_wrap=True)
-    if outcome["report"]:
-        console.print(f"report: {outcome['report']}", soft_wrap=True)
-    console.print(f"run: {journal.run_id}")
-    program = os.environ.get("BNADAPT_COMMAND", "bnadapt")
-    console.print(f"look at the runs: {ui_line(program, settings, tracker)}", soft_wrap=True)
-
-
-def outcome_of(ledger: Ledger, verdict: Verdict | None) -> dict[str, Any]:
-    """What a run that has ended leaves in its journal."""
-    return {
-        "sentences": list(verdict.sentences) if verdict else [],
-        "best": verdict.best if verdict else None,
-        "report": None if ledger.report is None else str(ledger.report.absolute()),
-    }
-
-
 def record_start(run: PipelineRun, settings: Settings, start: Start) -> None:
     """Put the plan, the data's identity, and what it takes to repeat the run, into the pipeline's run.
 
@@ -116,16 +70,6 @@ def record_start(run: PipelineRun, settings: Settings, start: Start) -> None:
     run.log_splits(start.splits)
     if start.transfers:
         run.log_splits(start.source_splits, source=True)
-
-
-def provenance(start: Start) -> dict[str, Any]:
-    """Beside the configuration what decides the weights: versions, commit, hashes of code and data."""
-    return {
-        "versions": dict(start.versions),
-        "code_sha256": code_digest(),
-        "data_sha256": {start.splits.name: start.splits.digest}
-        | ({start.source_splits.name: start.source_splits.digest} if start.transfers else {}),
-    }
 
 
 def record(run: PipelineRun, start: Start, ledger: Ledger, verdict: Verdict | None) -> None:
@@ -299,16 +243,3 @@ def sizes(splits: Splits) -> str:
 def shape(splits: Splits) -> str:
     """Height, width and channels of the images, ``28x28x1``, or the length of the rows, ``4 numbers``."""
     return size_in_words(splits.image_shape)
-
-
-def ui_line(program: str, settings: Settings, tracker: Tracker) -> str:
-    """The command that opens MLflow's pages, or their address where they are served already."""
-    if ui_command(tracker.uri) is None:
-        return ui_url(tracker.uri, tracker.experiment_id)
-    default = TrackingSettings()
-    changed = [
-        f"tracking.{key}={getattr(settings.tracking, key)}"
-        for key in ("uri", "experiment")
-        if getattr(settings.tracking, key) != getattr(default, key)
-    ]
-    return shlex.join([program, "ui", *changed])

@@ -1,7 +1,6 @@
 """What the stages of a pipeline leave behind: results, network files, and their runs in MLflow."""
 
 import logging
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -21,17 +20,13 @@ from bnadapt.journal import Journal
 from bnadapt.models.load import load_file
 from bnadapt.normalization.patch import save_patch
 from bnadapt.normalization.proof import weights_digest
-from bnadapt.report.rate_test import rate_test
-from bnadapt.report.style import png_of
-from bnadapt.start import Start, summary_of
+from bnadapt.open_stage import OpenStage
+from bnadapt.start import Start
 from bnadapt.tracking.models import load_model
-from bnadapt.tracking.names import diagnosis_metrics, shift_metrics, stage_label, stage_parameters
+from bnadapt.tracking.names import WEIGHTS, diagnosis_metrics, shift_metrics, stage_label, stage_parameters
 from bnadapt.tracking.runs import PipelineRun, StageRun
 from bnadapt.tracking.store import Tracker
-from bnadapt.training.fit import Trained
-from bnadapt.training.rate import RateTest
-
-WEIGHTS = "weights_sha256"
+from bnadapt.training.divergence import DivergedError
 
 _log = logging.getLogger(__name__)
 
@@ -100,14 +95,18 @@ class Ledger:
         return name in self.journal.ended
 
     @contextmanager
-    def stage(self, name: str, *how: StageSettings) -> Iterator["OpenStage"]:
+    def stage(self, name: str, *how: StageSettings) -> Iterator[OpenStage]:
         """Record one stage while the block lasts; an error in it marks the stage's run as failed.
 
         ``how`` is what trains, one after the other; its settings are the run's parameters.
         """
         with self.run.stage(name, order=self._place(name), parameters=stage_parameters(*how)) as run:
             self._runs[name] = run
-            yield OpenStage(self, name, run)
+            try:
+                yield OpenStage(name, run, self._validate, self.keep)
+            except DivergedError as error:
+                self._keep_best_so_far(name, error)
+                raise
 
     def network(self, name: str) -> keras.Model:
         """The network as the stage left it, freshly loaded: from this run, else from an earlier one."""
@@ -206,6 +205,9 @@ class Ledger:
             network, split.batches(self.settings.evaluation.batch_size), from_logits=self.start.from_logits
         )
 
+    def _validate(self, network: keras.Model) -> Scores:
+        return self.scores(network, self.splits.validation)
+
     def keep(self, network: keras.Model, result: StageResult) -> None:
         """Keep what a stage of this run left: its network in a file and in MLflow, and its result."""
         name = result.name
@@ -235,6 +237,13 @@ class Ledger:
                 "learning_rate": result.learning_rate,
             },
         )
+
+    def _keep_best_so_far(self, name: str, error: DivergedError) -> None:
+        """Keep the best state of a stage that broke in a file, and add to the error where that is."""
+        path = self._models / f"{stage_label(self._place(name), name)}_best_before_it_broke.keras"
+        attempt("keeping the best state", lambda: files.save(error.network, path))
+        if path.is_file():
+            error.add_note(f"the best state so far is kept in {path}")
 
     def _look_at(self, network: keras.Model, name: str) -> None:
         """Diagnose what a stage left, once it is kept; what fails is missing and costs nothing else."""
@@ -287,57 +296,3 @@ class Ledger:
 
     def _place(self, name: str) -> int:
         return self.order.index(name) + 1
-
-
-class OpenStage:
-    """One stage while it runs.
-
-    Attributes:
-        run: The stage's run in MLflow.
-    """
-
-    def __init__(self, ledger: Ledger, name: str, run: StageRun) -> None:
-        self.run = run
-        self._ledger = ledger
-        self._name = name
-        self._start = time.monotonic()
-
-    def log_rate_test(self, test: RateTest) -> None:
-        """Record a range test of the learning rate: what it suggests and why, its losses, and a plot of them."""
-        self.run.log_metrics({"found_learning_rate": test.suggestion})
-        self.run.log_text("learning_rate.txt", test.explanation)
-        rows = [
-            {"learning_rate": rate, "loss": loss, "smoothed": smoothed}
-            for rate, loss, smoothed in zip(test.rates, test.losses, test.smoothed, strict=True)
-        ]
-        self.run.log_table(rows, "learning_rate.csv")
-        png = attempt(
-            "the plot of the learning rates",
-            lambda: png_of(rate_test(self._name, test.rates, test.losses, test.smoothed, test.suggestion)),
-        )
-        if png is not None:
-            self.run.log_bytes("learning_rate.png", png)
-
-    def log_start(self, network: keras.Model) -> None:
-        """Record the validation scores before the first step, where the stage's curves begin."""
-        scores = self._ledger.scores(network, self._ledger.splits.validation)
-        self.run.log_epoch(0, {"val_accuracy": scores.accuracy, "val_loss": scores.loss})
-
-    def finish(
-        self, network: keras.Model, trained: Trained | None = None, *, with_history: bool = True
-    ) -> None:
-        """Score the network on the validation images, and keep it and what its training left."""
-        self.run.log_text("network.txt", summary_of(network))
-        self._ledger.keep(
-            network,
-            StageResult(
-                name=self._name,
-                trainable=trained.trainable if trained else 0,
-                steps=trained.steps if trained else 0,
-                seconds=time.monotonic() - self._start + (trained.seconds_before if trained else 0),
-                history=list(trained.history) if trained and with_history else [],
-                validation=self._ledger.scores(network, self._ledger.splits.validation),
-                kept_epoch=trained.kept_epoch if trained else 0,
-                learning_rate=trained.learning_rate if trained else None,
-            ),
-        )

@@ -11,14 +11,15 @@ import keras
 import yaml
 from rich.console import Console
 
-from bnadapt import account
+from bnadapt import account, already_done
 from bnadapt.config import BASELINE, CONTROL, EVALUATE, INSERT, Settings, StageSettings, chosen_stages
 from bnadapt.data.reading import reading
 from bnadapt.evaluation.results import StageResult, Verdict
 from bnadapt.evaluation.verdict import judge
 from bnadapt.journal import journals
-from bnadapt.ledger import Ledger, OpenStage
+from bnadapt.ledger import Ledger
 from bnadapt.normalization.policy import ALL
+from bnadapt.open_stage import OpenStage
 from bnadapt.procedure import Listener, Procedure
 from bnadapt.report.subject import subject
 from bnadapt.resuming import identity_of, look_back, open_journal, telling_how_to_go_on
@@ -64,7 +65,7 @@ def run_pipeline(
     with journals(Path.cwd() / settings.checkpoints.directory) as known:
         earlier = look_back(known, settings, identity, tracker)
         if earlier.ended:
-            account.print_ended(console, settings, earlier.ended, tracker)
+            already_done.print_ended(console, settings, earlier.ended, tracker)
             return Outcome(earlier.ended.run_id, [], None)
         account.print_plan(console, settings, start)
         verdict = None
@@ -82,13 +83,13 @@ def run_pipeline(
             telling_how_to_go_on(run.run_id, settings, program),
             reading(),
         ):
-            account.print_cut_off(console, run.cut_off)
+            already_done.print_cut_off(console, run.cut_off)
             journal = open_journal(known, earlier, run.run_id, identity, settings, run_directory, command)
             account.record_start(run, settings, start)
             ledger = Ledger(settings, start, tracker, run, journal)
             procedure = Procedure(settings, start, Display(console, settings.progress), journal.fits)
             work = _Work(procedure, ledger)
-            account.print_adopted(console, earlier, ledger.adopt_ended())
+            already_done.print_adopted(console, earlier, ledger.adopt_ended())
             network = start.network
             stages = chosen_stages(settings)
 
@@ -106,7 +107,7 @@ def run_pipeline(
                 verdict = _evaluate(work)
 
             account.record(run, start, ledger, verdict)
-        journal.finish(account.outcome_of(ledger, verdict))
+        journal.finish(already_done.outcome_of(ledger, verdict))
     account.print_outcome(console, settings, ledger, verdict, tracker, command)
     return Outcome(run.run_id, ledger.results, verdict)
 

@@ -182,6 +182,16 @@ class Procedure:
             checkpoint=None if self.fits is None else self.fits / f"{name.replace('/', '-')}.checkpoint",
             every_steps=self.settings.checkpoints.every_steps,
             class_weights=self._data_of(splits).class_weights,
+            rate_key=self._rate_key(name),
+        )
+
+    def _rate_key(self, name: str) -> str:
+        """The setting that the learning rate of a fit comes from, by the fit's name, such as ``control/adapt``."""
+        if self.settings.comparison.arms and not name.startswith(BASELINE):
+            return "comparison.learning_rates"
+        stage = name.rpartition("/")[2]
+        return (
+            f"schedule.{stage}.learning_rate" if stage in self.settings.schedule else "baseline.learning_rate"
         )
 
     def _data_of(self, splits: Splits) -> DataSettings:

@@ -9,11 +9,9 @@ from typing import Any
 
 import yaml
 
-from bnadapt.account import PROVENANCE
 from bnadapt.errors import TrackingError
 from bnadapt.identity import code_digest
-from bnadapt.ledger import WEIGHTS
-from bnadapt.tracking.names import PARENT
+from bnadapt.tracking.names import PARENT, PROVENANCE, WEIGHTS
 from bnadapt.tracking.store import Tracker
 from bnadapt.tracking.versions import versions
 

@@ -16,6 +16,7 @@ from bnadapt.normalization.proof import weights_digest
 from bnadapt.secrets import redacted, redacted_values
 from bnadapt.start import Start
 from bnadapt.tracking.store import Tracker
+from bnadapt.training.divergence import DivergedError
 
 TRUE = "true"
 
@@ -114,6 +115,9 @@ def telling_how_to_go_on(run_id: str, settings: Settings, program: str) -> Itera
     try:
         yield
     except BaseException as reason:
+        if isinstance(reason, DivergedError):
+            reason.add_note("with what is wrong mended, resume=true takes over the stages that had ended")
+            raise
         place = settings.checkpoints.directory
         other = [] if place == CheckpointSettings().directory else [f"checkpoints.directory={place}"]
         reason.add_note(f"go on with it: {' '.join([program, f'resume={run_id}', *other])}")

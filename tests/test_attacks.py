@@ -49,6 +49,10 @@ IN_FILES = {
 }
 
 
+@pytest.mark.fault(
+    "attack: _target_ in a file of settings",
+    "refused before anything is imported; nothing runs",
+)
 @pytest.mark.parametrize(
     "name", ["callback", *(pytest.param(each, marks=pytest.mark.slow) for each in list(IN_FILES)[1:])]
 )
@@ -58,6 +62,10 @@ def test_files_of_settings_that_reach_into_hydra(name: str, tmp_path: Path) -> N
     refused(tmp_path, "--config-dir", "mine", "data=birds", message=message)
 
 
+@pytest.mark.fault(
+    "attack: _target_ among the settings",
+    "refused as an unknown setting; nothing runs",
+)
 @pytest.mark.slow
 @pytest.mark.parametrize("group", ["data", "model", "schedule"])
 def test_a_target_among_the_settings_is_an_unknown_setting(group: str, tmp_path: Path) -> None:
@@ -69,11 +77,19 @@ def test_a_target_among_the_settings_is_an_unknown_setting(group: str, tmp_path:
     assert not (tmp_path / MARKER).exists()
 
 
+@pytest.mark.fault(
+    "attack: _target_ in one option of a sweep",
+    "refused; nothing runs",
+)
 def test_one_option_of_a_sweep_is_checked_like_a_single_one(tmp_path: Path) -> None:
     write(tmp_path, {"mine/data/birds.yaml": IN_FILES["logging"][0], "evil.py": HARM})
     refused(tmp_path, "-m", "--config-dir", "mine", "data=digits,birds", message=IN_FILES["logging"][1])
 
 
+@pytest.mark.fault(
+    "attack: _target_ and search paths on the command line",
+    "refused; nothing runs",
+)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
@@ -124,6 +140,10 @@ def part(path: str, value: object) -> dict[str, object]:
     return made
 
 
+@pytest.mark.fault(
+    "attack: _target_ at any place that Hydra would call",
+    "refused",
+)
 @pytest.mark.parametrize(
     "value",
     [
@@ -166,6 +186,10 @@ def test_hydra_s_own_parts_may_stand_there(value: str) -> None:
     check_hydra_part(part("launcher/_target_", value))
 
 
+@pytest.mark.fault(
+    "attack: calls and imports in the settings of logging",
+    "refused",
+)
 @pytest.mark.parametrize(
     ("path", "value"),
     [
@@ -192,6 +216,10 @@ def test_logging_that_calls_or_imports(section: str, path: str, value: str) -> N
         check_hydra_part(part(f"{section}/{path}", value))
 
 
+@pytest.mark.fault(
+    "attack: variables such as LD_PRELOAD set by a file of settings",
+    "refused",
+)
 @pytest.mark.parametrize(
     "name", ["PATH", "LD_PRELOAD", "PYTHONPATH", "GIT_SSH_COMMAND", "HDF5_PLUGIN_PATH", "XLA_FLAGS"]
 )

@@ -57,6 +57,10 @@ def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["note.txt"]
 
 
+@pytest.mark.fault(
+    "process: Ctrl-C while a file is written",
+    "what was there before stays whole",
+)
 def test_an_interrupt_leaves_what_was_there(tmp_path: Path) -> None:
     path = write_bytes(tmp_path / "note.txt", b"first")
     with pytest.raises(KeyboardInterrupt):
@@ -70,6 +74,10 @@ def test_errors_that_are_not_the_systems_stay_what_they_are(tmp_path: Path) -> N
         raise RuntimeError("shapes do not fit")
 
 
+@pytest.mark.fault(
+    "disk: a place that cannot be written",
+    "an error that names the file and why",
+)
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     write_text(tmp_path / "file", "")
     with pytest.raises(
@@ -78,6 +86,10 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         write_text(tmp_path / "file" / "note.txt", "")
 
 
+@pytest.mark.fault(
+    "disk: full while a file is written",
+    "an error that names the file; what was there before stays whole",
+)
 def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=False
@@ -99,6 +111,10 @@ def test_networks_and_copies_are_whole(tmp_path: Path) -> None:
     assert all(np.array_equal(*pair) for pair in zip(network.get_weights(), again.get_weights(), strict=True))
 
 
+@pytest.mark.fault(
+    "process: SIGKILL while a file is written",
+    "the draft is removed later; the file itself is never half there",
+)
 def test_what_a_killed_process_left_half_written_is_removed(tmp_path: Path) -> None:
     kill = (
         "import os, signal, sys; from pathlib import Path; from bnadapt.files import replacing\n"

@@ -28,6 +28,10 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.fault(
+    "process: Ctrl-C or SIGTERM where Python drops the exception",
+    "asked for again, and heard",
+)
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
 def test_a_dropped_request_is_made_again(name: str, code: int) -> None:
     result = subprocess.run(

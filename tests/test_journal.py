@@ -70,6 +70,10 @@ def test_an_ended_run_is_found_although_another_process_reads_it_too(tmp_path: P
         assert found.outcome == {"sentences": ["It helped."]}
 
 
+@pytest.mark.fault(
+    "process: two processes going on with one run",
+    "the second one is refused",
+)
 def test_a_run_in_progress_elsewhere_is_refused(tmp_path: Path) -> None:
     with journals(tmp_path) as known, journals(tmp_path) as others:
         begin(known, "one")
@@ -79,6 +83,10 @@ def test_a_run_in_progress_elsewhere_is_refused(tmp_path: Path) -> None:
             others.named("one")
 
 
+@pytest.mark.fault(
+    "process: SIGKILL of the process that holds a run's lock",
+    "the lock ends with it, the run can be gone on with",
+)
 def test_a_run_whose_process_was_killed_is_free(tmp_path: Path) -> None:
     program = (
         "import os, signal, sys; from pathlib import Path; from bnadapt.journal import *\n"
@@ -131,6 +139,10 @@ def test_the_state_in_progress_goes_when_its_stage_has_ended(tmp_path: Path) -> 
         assert not journal.fits.exists()
 
 
+@pytest.mark.fault(
+    "disk: a damaged journal of a run",
+    "passed over with a warning",
+)
 @pytest.mark.parametrize(
     "broken", ["", "{", "[]", "{}", '{"run_id": 1}', "[" * 100_000, '{"run_id": "x", "identity": 3}']
 )

@@ -39,6 +39,10 @@ def test_each_step_of_each_metric_is_there_once(whole: Left) -> None:
     assert set(whole.statuses.values()) == {"FINISHED"}
 
 
+@pytest.mark.fault(
+    "process: a finished pipeline asked for again",
+    "found, its outcome told again, no run added",
+)
 def test_what_was_finished_is_found_and_not_repeated(once: Finished, whole: Left) -> None:
     before = len(once.client.search_runs(["1"]))
     again = bnadapt(*LONGER, "resume=true", "progress=none", cwd=once.directory)
@@ -54,6 +58,10 @@ def test_what_was_finished_is_found_and_not_repeated(once: Finished, whole: Left
     assert len(once.client.search_runs(["1"])) == before
 
 
+@pytest.mark.fault(
+    "process: one setting changed between two runs",
+    "repeats only the stages that depend on it; their weights are those of a run from scratch",
+)
 def test_a_change_repeats_what_depends_on_it_alone(once: Finished, tmp_path: Path) -> None:
     changed = bnadapt(*LONGER, "schedule.finetune.learning_rate=0.002", "resume=true", cwd=once.directory)
     assert changed.code == 0, changed.errors
@@ -97,6 +105,10 @@ def test_a_signal_ends_it_in_seconds_and_it_goes_on(
     assert found.files == whole.files
 
 
+@pytest.mark.fault(
+    "process: told to go on with a run under other settings, or with one that is not there",
+    "refused; the message names the setting with both values",
+)
 def test_a_run_is_not_gone_on_with_under_other_settings(once: Finished) -> None:
     run_id = once.run_id
     refused = bnadapt(*LONGER, "data.batch_size=32", f"resume={run_id}", cwd=once.directory)
@@ -108,6 +120,10 @@ def test_a_run_is_not_gone_on_with_under_other_settings(once: Finished) -> None:
     assert "has no run of this id to go on with" in missing.errors
 
 
+@pytest.mark.fault(
+    "process: a run repeated from its id",
+    "every weight of every stage the same, bit by bit",
+)
 def test_a_run_is_repeated_from_its_id_bit_by_bit(once: Finished) -> None:
     again = bnadapt(f"repeat={once.run_id}", cwd=once.directory)
     assert again.code == 0, again.errors
@@ -123,6 +139,10 @@ def test_a_run_is_repeated_from_its_id_bit_by_bit(once: Finished) -> None:
     assert "repeat=0123456789abcdef: " in unknown.errors
 
 
+@pytest.mark.fault(
+    "process: a sweep started again with one of its jobs already done",
+    "only the jobs that had not ended run; started a third time, none does",
+)
 def test_a_sweep_goes_on_where_it_stopped(tmp_path: Path) -> None:
     words = [*QUICK, "evaluation.control=false"]
     first = bnadapt(*words, "seed=1", cwd=tmp_path)

@@ -120,6 +120,10 @@ def test_trials_are_what_became_of_them(searched: Searched) -> None:
     assert searched.outcome.best == best
 
 
+@pytest.mark.fault(
+    "process: a search with a trial that was cut off",
+    "the trial is tried again, the others and the baseline are kept",
+)
 def test_a_search_goes_on_and_repeats_what_was_cut_off(searched: Searched) -> None:
     first, second = searched.outputs
     assert "1 trial, in sqlite:///search.db" in first
@@ -265,6 +269,10 @@ def test_a_lost_baseline_is_trained_again_and_settings_outside_the_space_are_sco
     assert "settings as they stand, outside the space: " in printed.read_text()
 
 
+@pytest.mark.fault(
+    "process: SIGKILL in a search",
+    "goes on; the same trials with the same scores as undisturbed",
+)
 @pytest.mark.slow
 def test_a_search_that_is_killed_ends_as_one_that_was_not(tmp_path: Path) -> None:
     arguments = [

@@ -107,6 +107,10 @@ def test_everything_within_settings() -> None:
     }
 
 
+@pytest.mark.fault(
+    "attack: any password in an address",
+    "replaced by ***",
+)
 @given(
     st.text(
         st.characters(categories=["L", "N"], include_characters="!$%&()*+,-.;<=>[]^_`{|}~:/?#@"), min_size=6
@@ -138,6 +142,10 @@ raise SystemError("hunter2-hunter2")
 """
 
 
+@pytest.mark.fault(
+    "attack: a token in output, logs and tracebacks of a process",
+    "replaced by ***",
+)
 def test_what_a_process_prints_and_logs(tmp_path) -> None:  # type: ignore[no-untyped-def]
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], cwd=tmp_path, capture_output=True, text=True, check=False

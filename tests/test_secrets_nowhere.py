@@ -84,6 +84,10 @@ def found_in(directory: Path) -> list[str]:
     return found
 
 
+@pytest.mark.fault(
+    "attack: passwords and tokens in settings and environment of a whole run",
+    "found nowhere: not in output, files, names or MLflow",
+)
 @pytest.mark.slow
 def test_a_whole_run_and_a_failing_one_in_a_sweep(tmp_path: Path, server: tuple[str, Path]) -> None:
     address, directory = server
@@ -109,6 +113,10 @@ def test_a_whole_run_and_a_failing_one_in_a_sweep(tmp_path: Path, server: tuple[
     assert found_in(directory) == []
 
 
+@pytest.mark.fault(
+    "attack: passwords in the address of a store that is not there",
+    "found nowhere, also not in the traceback",
+)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "uri",

@@ -104,6 +104,10 @@ def require_whole(outcome: Outcome, directory: Path) -> None:
     assert "Missing, because it could not be drawn" not in report(directory)
 
 
+@pytest.mark.fault(
+    "odd: vector data, mixed precision, a constant column",
+    "all stages with finite scores; the kept network loads in Keras and serves",
+)
 def test_rows_of_numbers_go_through_all_stages(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -145,6 +149,10 @@ def test_rows_of_numbers_go_through_all_stages(
         mlflow.set_tracking_uri(None)
 
 
+@pytest.mark.fault(
+    "odd: four channels, 7x5 pixels, batches of one, mixed_bfloat16",
+    "all stages with finite scores; the kept network loads in Keras",
+)
 @pytest.mark.slow
 def test_images_with_four_channels_of_an_odd_size_in_steps_of_one_image(run: Run, tmp_path: Path) -> None:
     data = folder(tmp_path, (7, 5, 4), {"train": 3, "validation": 1, "test": 2})
@@ -170,6 +178,10 @@ def test_images_with_four_channels_of_an_odd_size_in_steps_of_one_image(run: Run
     assert [each.steps for each in outcome.results] == [0, 0, 6, 6, 12]
 
 
+@pytest.mark.fault(
+    "odd: 8x8, 1x1, 1x17 and 1000x700 pixels, one and three channels, one image of each class",
+    "all stages with finite scores; the kept network loads in Keras",
+)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "parts", "classes"),
@@ -189,6 +201,10 @@ def test_few_images_and_odd_sizes(
     require_whole(run(data, placement=PlacementSettings(on_input=True)), tmp_path)
 
 
+@pytest.mark.fault(
+    "small: last batches of one image in every stage",
+    "all stages with finite scores; the kept network loads in Keras",
+)
 @pytest.mark.slow
 def test_the_last_batches_may_have_one_image(run: Run, tmp_path: Path) -> None:
     data = folder(tmp_path, (8, 8, 1), PARTS)
@@ -198,6 +214,10 @@ def test_the_last_batches_may_have_one_image(run: Run, tmp_path: Path) -> None:
     assert [each.steps for each in outcome.results] == [2, 0, 1, 1, 2]
 
 
+@pytest.mark.fault(
+    "small: one training image",
+    "refused where batches are normalized, with what would work",
+)
 @pytest.mark.slow
 def test_one_training_image_is_refused_where_batches_are_normalized(run: Run, tmp_path: Path) -> None:
     data = folder(tmp_path, (8, 8, 1), PARTS)
@@ -240,6 +260,10 @@ def test_only_what_normalizes_batches_needs_more_than_one_image(
     )
 
 
+@pytest.mark.fault(
+    "odd: classes 1 to 1000",
+    "seen in the report; balanced weights find more of it",
+)
 @pytest.mark.slow
 def test_a_rare_class_is_seen_in_the_report(tmp_path: Path) -> None:
     """One row of a thousand is of the second class; with weights it is found again."""
@@ -266,6 +290,10 @@ def test_a_rare_class_is_seen_in_the_report(tmp_path: Path) -> None:
     assert recalls["balanced"] > recalls["none"]
 
 
+@pytest.mark.fault(
+    "data: a thousand classes in the report",
+    "the table names the worst twenty (asserted of the table alone)",
+)
 def test_the_table_of_many_classes_begins_with_those_that_are_never_right() -> None:
     scores = look_of(np.repeat(np.arange(1000), 2), wrong=[7, 900])
     (found,) = look.class_table(scores)

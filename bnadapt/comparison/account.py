@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from bnadapt.account import PROVENANCE, data_facts, provenance, shape, sizes, ui_line
+from bnadapt.account import data_facts, shape, sizes
+from bnadapt.already_done import provenance, ui_line
 from bnadapt.artifacts import attempt, keep_drawings, keep_report
 from bnadapt.comparison.arms import Repetition, settings_of
 from bnadapt.comparison.look import CloserLook
@@ -27,6 +28,7 @@ from bnadapt.report.subject import are_rows, subject
 from bnadapt.report.tables import advice_text, duration
 from bnadapt.resuming import Earlier
 from bnadapt.start import Start
+from bnadapt.tracking.names import PROVENANCE
 from bnadapt.tracking.runs import PipelineRun
 from bnadapt.tracking.store import Tracker
 

@@ -12,7 +12,7 @@ import keras
 import yaml
 from rich.console import Console
 
-from bnadapt.account import print_ended
+from bnadapt.already_done import print_ended
 from bnadapt.artifacts import attempt
 from bnadapt.comparison import account
 from bnadapt.comparison.arms import Repetition, repetitions, runnable, settings_of

@@ -26,14 +26,13 @@ from bnadapt.evaluation.arms import ArmResult, Comparison
 from bnadapt.evaluation.results import Scores
 from bnadapt.evaluation.verdict import rank_of
 from bnadapt.files import copy, remove_drafts, save
-from bnadapt.ledger import WEIGHTS
 from bnadapt.models.load import load_file
 from bnadapt.normalization.proof import weights_digest
 from bnadapt.procedure import Listener, Procedure
 from bnadapt.report.tables import duration
 from bnadapt.start import Start
 from bnadapt.tracking.comparisons import ArmRun
-from bnadapt.tracking.names import FROM_RUN
+from bnadapt.tracking.names import FROM_RUN, WEIGHTS
 from bnadapt.tracking.runs import PipelineRun
 from bnadapt.training.progress import Display
 

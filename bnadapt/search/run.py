@@ -17,6 +17,7 @@ import yaml
 from rich.console import Console
 
 from bnadapt import account
+from bnadapt.already_done import ui_line
 from bnadapt.artifacts import attempt
 from bnadapt.checks import check
 from bnadapt.config import BASELINE, INSERT, SearchSettings, Settings, with_values
@@ -133,7 +134,7 @@ def run_search(
         outcome.print_outcome(console, material, study)
         program = os.environ.get("BNADAPT_COMMAND", "bnadapt")
         console.print(f"run: {run.run_id}")
-        console.print(f"look at the runs: {account.ui_line(program, settings, tracker)}", soft_wrap=True)
+        console.print(f"look at the runs: {ui_line(program, settings, tracker)}", soft_wrap=True)
     return SearchOutcome(
         run.run_id, name, material.trials, material.best, material.standing, material.command
     )

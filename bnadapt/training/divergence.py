@@ -10,10 +10,9 @@ import numpy as np
 import tensorflow as tf
 
 from bnadapt.errors import StageError
-from bnadapt.interruption import check_for_stop
 from bnadapt.surgery.tree import weights_by_path
-from bnadapt.training.checkpoint import State, restore
 from bnadapt.training.listening import Heard, is_finite, largest_of, listening, numbers_in
+from bnadapt.training.repeat import Repeat
 
 _TOO_LARGE = 1e30  # times a batch, and summed over steps, beyond float32
 _LOOK_AT_IMAGES = "Look at those images"
@@ -41,15 +40,19 @@ class DivergedError(StageError):
         began: Number of the step in which it began; 0 where it was so before the first one.
         layer: Path of the layer in which it began; empty where no layer is to blame.
         best_epoch: Number of the look whose weights the network has; 0: those that it began with.
+        network: With those weights.
     """
 
-    def __init__(self, message: str, *, step: int, began: int, layer: str, best_epoch: int) -> None:
+    def __init__(
+        self, message: str, *, step: int, began: int, layer: str, best_epoch: int, network: keras.Model
+    ) -> None:
         """What to tell, and what a caller may want to know."""
         super().__init__(message)
         self.step = step
         self.began = began
         self.layer = layer
         self.best_epoch = best_epoch
+        self.network = network
 
 
 @dataclass(frozen=True)
@@ -67,47 +70,6 @@ class Cause:
     layer: str
     text: str
     advice: str = ""
-
-
-@dataclass(frozen=True, eq=False)
-class Repeat:
-    """Steps of a fit that can be taken again, to the last bit where the machine computes the same twice.
-
-    Attributes:
-        network: Compiled as in the fit; every method but ``batch`` changes its variables.
-        state: Where to begin.
-        data: Gives the batches behind so many steps, so many of them.
-    """
-
-    network: keras.Model
-    state: State
-    data: Callable[[int, int], Any]
-
-    def after(self, steps: int, watched: Sequence[Any] = ()) -> int | None:
-        """Bring the network to where it was after so many steps.
-
-        Ends early, and returns the number of the step, where one of the ``watched`` variables is not finite after it;
-        that of ``state`` where one is not even then.
-        """
-        restore(self.network, self.state)
-        done = self.state.step
-        if not _all_finite(watched):
-            return done
-        if steps <= done:
-            return None
-        watch = _Watch(watched)
-        self.network.fit(
-            self.data(done, steps - done),
-            steps_per_epoch=steps - done,
-            callbacks=[watch],
-            shuffle=False,
-            verbose=0,
-        )
-        return None if watch.found is None else done + watch.found
-
-    def batch(self, step: int) -> tuple[Any, Any, Any]:
-        """Images, labels, and weights or None of a step by its number from 1."""
-        return keras.utils.unpack_x_y_sample_weight(next(iter(self.data(step - 1, 1))))
 
 
 def explain(
@@ -148,7 +110,9 @@ def explain(
         else "the weights again that it began with"
     )
     message = f"{what}. It began with {cause.text}. {advice}. The network has {kept}"
-    return DivergedError(message, step=step, began=cause.step, layer=cause.layer, best_epoch=best_epoch)
+    return DivergedError(
+        message, step=step, began=cause.step, layer=cause.layer, best_epoch=best_epoch, network=network
+    )
 
 
 def find_cause(repeat: Repeat, step: int) -> Cause:
@@ -223,21 +187,6 @@ def find_cause_in(network: keras.Model, batches: Any, step: int) -> Cause:
     return Cause(step, "", "the loss itself, for every layer's outputs are finite")
 
 
-class _Watch(keras.callbacks.Callback):
-    def __init__(self, variables: Sequence[Any]) -> None:
-        super().__init__()
-        self.found: int | None = None
-        self._variables = variables
-        self._step = 0
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        check_for_stop()
-        self._step += 1
-        if not _all_finite(self._variables):
-            self.found = self._step
-            self.model.stop_training = True
-
-
 def _forward(repeat: Repeat, step: int) -> Any:
     """What goes wrong in the forward pass of a step whose beginning the network is at; changes its state.
 
@@ -297,10 +246,6 @@ def _gradients(network: keras.Model, images: Any, labels: Any, weights: Any) -> 
         for each, gradient in zip(variables, gradients, strict=True)
         if gradient is not None
     }
-
-
-def _all_finite(variables: Sequence[Any]) -> bool:
-    return all(is_finite(each) for each in variables)
 
 
 def _layer(path: str) -> str:

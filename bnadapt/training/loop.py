@@ -15,7 +15,6 @@ from bnadapt.training.divergence import (
     Cause,
     DivergedError,
     NotFinite,
-    Repeat,
     explain,
     find_cause,
     find_cause_in,
@@ -23,6 +22,7 @@ from bnadapt.training.divergence import (
 )
 from bnadapt.training.pace import Pace
 from bnadapt.training.progress import Display
+from bnadapt.training.repeat import Repeat
 
 
 @dataclass(frozen=True)

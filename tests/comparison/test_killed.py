@@ -91,6 +91,10 @@ def assert_the_same(whole: Whole, again: Finished) -> None:
     assert weights_digest(keras.saving.load_model(first)) == weights_digest(keras.saving.load_model(second))
 
 
+@pytest.mark.fault(
+    "process: SIGKILL at five moments of a comparison",
+    "goes on; every arm bit-identical, nothing that had ended is done again, same table and plots",
+)
 @pytest.mark.parametrize(
     ("moment", "done"),
     [
@@ -114,6 +118,10 @@ def test_a_killed_comparison_finds_the_same(whole: Whole, moment: str, done: int
     assert_the_same(whole, again)
 
 
+@pytest.mark.fault(
+    "process: Ctrl-C in a comparison",
+    "runs marked as killed, the command to go on is printed and ends with the same results",
+)
 def test_an_interrupted_comparison_says_how_to_go_on(whole: Whole, tmp_path: Path) -> None:
     said = kill_once(SMALL, "untouched_s0_5", tmp_path, number=signal.SIGINT)
     run_id = journal_of(tmp_path)["run_id"]
@@ -126,6 +134,10 @@ def test_an_interrupted_comparison_says_how_to_go_on(whole: Whole, tmp_path: Pat
     assert_the_same(whole, again)
 
 
+@pytest.mark.fault(
+    "disk: a damaged network of an arm that had ended",
+    "that arm is made again, the others are kept; the same results",
+)
 def test_a_network_that_was_damaged_is_made_again(whole: Whole, tmp_path: Path) -> None:
     kill_once(SMALL, "statistics_s0_5", tmp_path)
     entry = journal_of(tmp_path)["ended"]["further_training_s0_5"]
@@ -137,6 +149,10 @@ def test_a_network_that_was_damaged_is_made_again(whole: Whole, tmp_path: Path) 
     assert_the_same(whole, again)
 
 
+@pytest.mark.fault(
+    "process: fewer arms after a comparison was killed",
+    "arms that are the same are taken over with their scores",
+)
 def test_what_is_still_the_same_is_taken_over(whole: Whole, tmp_path: Path) -> None:
     kill_once(SMALL, "statistics_s0_5", tmp_path)
     origin = journal_of(tmp_path)["run_id"]
@@ -183,6 +199,10 @@ def test_another_setting_is_refused_by_name(whole: Whole) -> None:
     )
 
 
+@pytest.mark.fault(
+    "training: a comparison killed after an arm's loss was NaN",
+    "goes on without trying that arm again, and says so",
+)
 def test_an_arm_that_ran_away_is_not_tried_again(tmp_path: Path) -> None:
     mine = tmp_path / "mine" / "comparison"
     mine.mkdir(parents=True)

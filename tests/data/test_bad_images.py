@@ -123,6 +123,10 @@ def same_directory() -> Iterator[None]:
     os.chdir(before)
 
 
+@pytest.mark.fault(
+    "data: images truncated, mislabelled, empty, bombs, pipes, devices, dead links",
+    "named with the reason within 10 seconds, before anything trains",
+)
 @pytest.mark.parametrize("case", BROKEN)
 @pytest.mark.filterwarnings("always")
 def test_what_cannot_be_decoded_is_named_with_the_reason_within_seconds(tmp_path: Path, case: str) -> None:
@@ -192,6 +196,10 @@ READ: dict[str, tuple[str, bytes, list[int]]] = {
 }
 
 
+@pytest.mark.fault(
+    "data: images CMYK, grey, one bit, 16 bits, animated, turned by EXIF, PNG called JPEG",
+    "read as viewers show them",
+)
 @pytest.mark.parametrize("case", READ)
 @pytest.mark.filterwarnings("error")
 def test_odd_files_are_read_as_viewers_show_them(tmp_path: Path, case: str) -> None:
@@ -211,6 +219,10 @@ def opacity_folder(root: Path, count: int = 6) -> np.ndarray:
     return pixels
 
 
+@pytest.mark.fault(
+    "odd: images of four channels",
+    "exact for a network of four channels, over white for others",
+)
 def test_a_network_of_four_channels_gets_opacity_and_others_what_is_seen(tmp_path: Path) -> None:
     pixels = np.concatenate([opacity_folder(tmp_path / part) for part in ("train", "val", "test")])
     description = describe(folder(tmp_path))
@@ -248,6 +260,10 @@ NAMES = (
 )  # fmt: skip
 
 
+@pytest.mark.fault(
+    "data: class names in any script, with control characters, as long as may be",
+    "all read; shown so that they can be printed",
+)
 def test_classes_may_have_any_name(tmp_path: Path) -> None:
     for name in NAMES:
         write_folder(tmp_path / "train", classes=(name,), count=2)
@@ -274,6 +290,10 @@ def test_classes_may_have_any_name(tmp_path: Path) -> None:
         assert "\x1b" not in note
 
 
+@pytest.mark.fault(
+    "data: class names that are no Unicode",
+    "read under names that can be written",
+)
 def test_folders_that_are_no_unicode_have_names_that_can_be_written(tmp_path: Path) -> None:
     write_folder(tmp_path, classes=("a",))
     try:
@@ -307,6 +327,10 @@ def test_impossible_paths_are_refused_in_words(path: str) -> None:
         read_tree(path)
 
 
+@pytest.mark.fault(
+    "data: a thousand classes of one or two images",
+    "read in 20 seconds; messages stay short",
+)
 def test_a_thousand_classes_are_quick_and_never_all_named(tmp_path: Path) -> None:
     """Each class once in train; every second one has an image more."""
     data = encoded("PNG")
@@ -334,6 +358,10 @@ def test_a_thousand_classes_are_quick_and_never_all_named(tmp_path: Path) -> Non
     assert len(refusal(tmp_path)) < 500
 
 
+@pytest.mark.fault(
+    "data: an empty split",
+    "refused; the message names the split",
+)
 @pytest.mark.parametrize(
     ("part", "message"),
     [
@@ -348,6 +376,10 @@ def test_an_empty_part_is_said(tmp_path: Path, part: str, message: str) -> None:
     assert message in refusal(tmp_path)
 
 
+@pytest.mark.fault(
+    "data: too few images to hold any out",
+    "refused, with what would work",
+)
 def test_too_few_images_to_hold_any_out(tmp_path: Path) -> None:
     write_folder(tmp_path, count=1)
     assert (

@@ -45,6 +45,10 @@ def test_nothing_is_said_where_no_image_is_there_twice(root: Path) -> None:
     assert loaded(root).notes == ()
 
 
+@pytest.mark.fault(
+    "data: the same image in train and validation or test",
+    "said, also where name or format differ (the run goes on)",
+)
 @pytest.mark.parametrize("part", ["validation", "test"])
 @pytest.mark.parametrize(
     ("make", "name", "how"),
@@ -63,6 +67,10 @@ def test_a_copy_of_a_training_image_is_found_under_any_name(
     assert loaded(root).notes == (f"{part}: 1 of {total} images is in train as well, {how}",)
 
 
+@pytest.mark.fault(
+    "data: the same image in train and test under two labels",
+    "said with both labels (the run goes on)",
+)
 def test_a_copy_with_another_label_is_said_separately(root: Path) -> None:
     copy(root / "train" / "cat" / "02.png", root / "test" / "dog" / "00.png")
     copy(root / "train" / "dog" / "00.png", root / "test" / "dog" / "01.png")
@@ -95,6 +103,10 @@ def test_images_of_other_sizes_are_not_confused(root: Path) -> None:
     assert loaded(root).notes == ("images of various sizes are resized to 10x12 pixels",)
 
 
+@pytest.mark.fault(
+    "odd: classes of very different sizes",
+    "said, with the setting that makes up for it",
+)
 def test_a_class_much_larger_than_another_is_said(root: Path) -> None:
     write_folder(root / "train", classes=("cat",), count=40, seed=7)
     assert loaded(root).notes == ()
@@ -152,6 +164,10 @@ def test_images_without_labels_count_too(root: Path) -> None:
     assert len(set(found)) == len(found) == 9
 
 
+@pytest.mark.fault(
+    "data: a class with one image",
+    "it stays in train; the splits that lack the class are named",
+)
 def test_a_class_of_one_image_keeps_it_in_train_and_it_is_said_where_it_is_missing(tmp_path: Path) -> None:
     write_folder(tmp_path, count=20)
     write_image(tmp_path / "eel" / "1.png", np.zeros(SHAPE, np.uint8))

@@ -199,6 +199,10 @@ def test_broken_images_are_all_named(tmp_path: Path) -> None:
     assert f"{tmp_path / 'dog' / 'cut.png'}: " in text
 
 
+@pytest.mark.fault(
+    "data: broken images with data.skip_corrupt=true",
+    "left out and named",
+)
 def test_broken_images_are_left_out_where_asked_for_and_named(tmp_path: Path) -> None:
     splits = loaded(broken_folder(tmp_path), skip_corrupt=True)
     assert splits.train.size + splits.validation.size + splits.test.size == 13
@@ -233,6 +237,10 @@ def test_what_is_no_image_is_mentioned(tmp_path: Path) -> None:
     assert "passed over, no images of a class: cat/notes.txt (1 in all)" in loaded(tmp_path).notes
 
 
+@pytest.mark.fault(
+    "data: one class",
+    "refused",
+)
 def test_one_class_is_not_enough(tmp_path: Path) -> None:
     write_folder(tmp_path, classes=("cat",))
     with pytest.raises(DataError, match=r"has one class \(cat\); at least two are needed"):

@@ -49,6 +49,10 @@ CHANGED = "is not the file any more that was checked when the run began"
 GONE = "can no longer be read: there is no such file"
 
 
+@pytest.mark.fault(
+    "data: an image deleted, changed or truncated while the run is on",
+    "stops; names the file and what became of it",
+)
 @pytest.mark.parametrize(
     ("memory_limit", "use", "harm", "why"),
     [
@@ -121,6 +125,10 @@ def broken_splits(directory: Path, **others: object) -> Splits:
     return load(DataSettings(name="mini_broken_image", dir=str(directory), **parts, **others), (6, 5, 3))  # type: ignore[arg-type]
 
 
+@pytest.mark.fault(
+    "data: a broken image in a prepared data set",
+    "named by its number",
+)
 def test_a_broken_image_of_a_prepared_set_is_named_by_its_number(broken: Path) -> None:
     splits = broken_splits(broken)
     read(splits.test)
@@ -145,6 +153,10 @@ def test_a_broken_image_that_is_streamed_is_said_too(broken: Path, use: Callable
         use(splits.train)
 
 
+@pytest.mark.fault(
+    "data: a streamed data set damaged or deleted while it is read",
+    "stops; names the file and the place",
+)
 @pytest.mark.parametrize("use", [read, fit])
 @pytest.mark.filterwarnings("ignore:.*shuffle=True.*")
 def test_a_streamed_set_that_vanishes_is_said(

@@ -229,6 +229,10 @@ WRONG: dict[str, tuple[str | bytes, str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.fault(
+    "data: tables ragged, binary, with NaN, infinite or missing cells, of one class, or empty",
+    "refused; names row, column and value",
+)
 @pytest.mark.parametrize("case", WRONG)
 def test_what_is_wrong_is_said_with_its_place(tmp_path: Path, case: str) -> None:
     content, message = WRONG[case]
@@ -251,6 +255,10 @@ def test_a_wanted_column_that_is_not_there(tmp_path: Path) -> None:
         check_available(table(write(tmp_path / "t.csv", "1,2,a"), label_column="kind"))
 
 
+@pytest.mark.fault(
+    "data: arrays with NaN or infinite values, wrong shapes or pickles",
+    "refused; names the first bad place",
+)
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
@@ -339,6 +347,10 @@ def test_folders_with_parts_that_do_not_fit(tmp_path: Path) -> None:
         assert "TRAIN.CSV and train.csv both mean train; keep one of them" in message()
 
 
+@pytest.mark.fault(
+    "data: the same row in train and test",
+    "said (the run goes on)",
+)
 def test_rows_that_are_there_twice_and_labels_that_differ(tmp_path: Path) -> None:
     write(tmp_path / "train.csv", *lines(numbers(40)))
     write(tmp_path / "validation.csv", *lines(numbers(8, seed=1)))

@@ -158,6 +158,10 @@ def test_vectors_of_any_type_and_encoding_become_float32(vectors: Make, feature:
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.fault(
+    "data: NaN and infinite values in a data set of vectors",
+    "refused; counts them and names the first",
+)
 def test_numbers_that_are_not_finite_are_refused(vectors: Make) -> None:
     chosen = {"image_feature": "broken", "label_feature": "label"}
     with pytest.raises(
@@ -223,6 +227,10 @@ def test_labels_that_are_no_classes_are_refused(vectors: Make) -> None:
         load(settings, (3,))
 
 
+@pytest.mark.fault(
+    "data: an empty split",
+    "refused; the message names the split",
+)
 def test_an_empty_split_is_refused(directory: Path, vectors: Make, tmp_path: Path) -> None:
     with pytest.raises(
         DataError,
@@ -264,6 +272,10 @@ def test_class_names_of_a_set_can_be_written_anywhere(vectors: Make) -> None:
     assert describe(vectors("odd_names")).classes == ("no", "قطة \\x1b[31m", "1e3")
 
 
+@pytest.mark.fault(
+    "data: shards truncated, damaged or missing",
+    "refused; names the file",
+)
 @pytest.mark.parametrize(
     ("harm", "message"),
     [

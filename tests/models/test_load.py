@@ -62,6 +62,10 @@ def test_a_file_of_another_name_for_messages(tmp_path: Path) -> None:
 # What is no file of a network
 
 
+@pytest.mark.fault(
+    "attack: network files empty, of nonsense, HDF5, pickles, of other formats",
+    "refused with the reason",
+)
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -92,6 +96,10 @@ def test_other_files(name: str, content: bytes, message: str, tmp_path: Path) ->
     refused(path, message)
 
 
+@pytest.mark.fault(
+    "attack: code in an HDF5 file (CVE-2025-9905)",
+    "refused; nothing runs",
+)
 def test_an_h5_file_with_code_cve_2025_9905(tmp_path: Path) -> None:
     marker = tmp_path / "harm-was-done"
     path = tmp_path / "network.h5"
@@ -107,6 +115,10 @@ def test_a_directory_and_a_saved_model(tmp_path: Path) -> None:
     refused(tmp_path, "it is a SavedModel; save the network")
 
 
+@pytest.mark.fault(
+    "attack: a pipe or a device as a network file",
+    "refused within 5 seconds, never read",
+)
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
 def test_a_pipe_is_never_opened(tmp_path: Path) -> None:
     path = tmp_path / "network.keras"
@@ -114,6 +126,10 @@ def test_a_pipe_is_never_opened(tmp_path: Path) -> None:
     refused(path, "it is no regular file but a pipe")
 
 
+@pytest.mark.fault(
+    "attack: a pipe or a device as a network file",
+    "refused within 5 seconds, never read",
+)
 @pytest.mark.skipif(not Path("/dev/zero").exists(), reason="there are no devices in the file system here")
 def test_a_device_is_never_read(tmp_path: Path) -> None:
     refused(Path("/dev/zero"), "it is no regular file but a device")
@@ -129,6 +145,10 @@ def test_a_file_without_permission(tmp_path: Path) -> None:
 # Archives
 
 
+@pytest.mark.fault(
+    "attack: network files truncated at some forty places",
+    "refused",
+)
 def test_any_truncation_is_refused(tmp_path: Path) -> None:
     whole = saved(tmp_path).read_bytes()
     path = tmp_path / "part.keras"
@@ -137,6 +157,10 @@ def test_any_truncation_is_refused(tmp_path: Path) -> None:
         refused(path, "no .keras file")
 
 
+@pytest.mark.fault(
+    "attack: a network file with any byte changed",
+    "refused, or it loads and does no harm",
+)
 @settings(max_examples=60, deadline=None)
 @given(place=st.integers(0, 10**6), value=st.integers(0, 255))
 def test_any_changed_byte_is_refused_or_does_no_harm(
@@ -152,6 +176,10 @@ def test_any_changed_byte_is_refused_or_does_no_harm(
         assert "cannot be loaded: " in str(error)  # noqa: PT017
 
 
+@pytest.mark.fault(
+    "attack: path traversal and foreign files in a network file",
+    "refused; nothing is unpacked",
+)
 @pytest.mark.parametrize(
     "name",
     [
@@ -176,6 +204,10 @@ def test_assets_by_plain_names_are_taken(tmp_path: Path) -> None:
     assert load_file(write(path, {**members(path), "assets/layers/words.txt": b"x"})).count_params()
 
 
+@pytest.mark.fault(
+    "attack: links in a network file",
+    "refused",
+)
 def test_links_in_the_archive(tmp_path: Path) -> None:
     path = saved(tmp_path)
     link = zipfile.ZipInfo("assets/link")
@@ -220,6 +252,10 @@ def test_an_archive_that_another_program_compressed_is_taken(tmp_path: Path) -> 
     assert load_file(path).count_params()
 
 
+@pytest.mark.fault(
+    "attack: a zip bomb",
+    "refused within 5 seconds",
+)
 def test_a_zip_bomb(tmp_path: Path) -> None:
     path = saved(tmp_path)
     contents = members(path)
@@ -233,6 +269,10 @@ def test_a_zip_bomb(tmp_path: Path) -> None:
     refused(path, rf"would unpack to 10\d,\d+,\d+ bytes; .*\({TIMES_THE_FILE} times the file and 64 MiB\)")
 
 
+@pytest.mark.fault(
+    "attack: a file in the archive longer than it says",
+    "refused",
+)
 def test_a_member_that_is_longer_than_it_says(tmp_path: Path) -> None:
     path = saved(tmp_path)
     content = path.read_bytes()
@@ -282,6 +322,10 @@ def test_networks_nested_too_deep_for_keras(tmp_path: Path) -> None:
     refused(path, "nested more than 200 levels deep")
 
 
+@pytest.mark.fault(
+    "attack: layers that want far more memory than the file explains",
+    "refused within 5 seconds",
+)
 @pytest.mark.parametrize(
     "layer",
     [
@@ -316,6 +360,10 @@ def replace(file: h5py.File, value: Any) -> None:
     file[PLACE] = value
 
 
+@pytest.mark.fault(
+    "attack: links in the weights to other files",
+    "refused",
+)
 @pytest.mark.parametrize(
     "link", [h5py.ExternalLink("/etc/passwd", "/x"), h5py.SoftLink("/layers")], ids=["external", "soft"]
 )
@@ -325,6 +373,10 @@ def test_links_in_the_weights(link: Any, tmp_path: Path) -> None:
     refused(path, r"model\.weights\.h5 holds a link at /layers/conv2d/vars/0, which Keras does not write")
 
 
+@pytest.mark.fault(
+    "attack: weights that lie in other files (CVE-2026-1669)",
+    "refused",
+)
 def test_values_that_lie_in_other_files_cve_2026_1669(tmp_path: Path) -> None:
     def external(file: h5py.File) -> None:
         del file[PLACE]
@@ -345,6 +397,10 @@ def test_virtual_data(tmp_path: Path) -> None:
     refused(with_weights(saved(tmp_path), virtual), "lie in other files, which are not read")
 
 
+@pytest.mark.fault(
+    "attack: weights that claim to be enormous (CVE-2026-0897)",
+    "refused within 5 seconds",
+)
 def test_weights_that_claim_to_be_enormous_cve_2026_0897(tmp_path: Path) -> None:
     def enormous(file: h5py.File) -> None:
         del file[PLACE]
@@ -382,6 +438,10 @@ def test_lambda_layers_where_the_user_trusts_them(tmp_path: Path) -> None:
     assert load_file(path, ModelSettings(allow_lambda=True))(IMAGES).shape == (6, 72)
 
 
+@pytest.mark.fault(
+    "attack: other code beside Lambda layers that the user trusts",
+    "refused",
+)
 def test_trusting_lambdas_trusts_nothing_else(tmp_path: Path) -> None:
     path = with_layer(saved(tmp_path), described("TFSMLayer", filepath=str(tmp_path)))
     with pytest.raises(ModelError, match="holds a layer TFSMLayer, which loads code or files"):
@@ -441,6 +501,10 @@ def test_code_that_does_not_help(code: str, text: str | None, message: str, tmp_
         load_file(path, ModelSettings(code=place))
 
 
+@pytest.mark.fault(
+    "attack: a Lambda layer beside code that the user trusts",
+    "refused: only what the code registers is allowed",
+)
 def test_code_allows_only_what_it_registers(tmp_path: Path) -> None:
     code = tmp_path / "plain.py"
     code.write_text("x = 1")

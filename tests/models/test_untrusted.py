@@ -52,11 +52,19 @@ def test_the_marker_would_be_made(tmp_path: Path, marker: Path) -> None:
     assert marker.exists()
 
 
+@pytest.mark.fault(
+    "attack: a Lambda layer with code (CVE-2024-3660)",
+    "refused with the setting that would allow it; nothing runs",
+)
 def test_lambda_cve_2024_3660(tmp_path: Path, marker: Path) -> None:
     path = with_layer(saved(tmp_path), described("Lambda", function=marshalled(marker)))
     refused(path, marker, "holds the Lambda layer 'hostile', which runs code .* model.allow_lambda=true")
 
 
+@pytest.mark.fault(
+    "attack: a Lambda layer under other names or in a wrapper",
+    "refused; nothing runs",
+)
 @pytest.mark.parametrize(
     "module", ["keras.layers", "keras.src.layers.core.lambda_layer", "keras._tf_keras.keras.layers"]
 )
@@ -65,6 +73,10 @@ def test_lambda_by_any_of_its_names(module: str, tmp_path: Path, marker: Path) -
     refused(path, marker, "Lambda")
 
 
+@pytest.mark.fault(
+    "attack: a Lambda layer under other names or in a wrapper",
+    "refused; nothing runs",
+)
 def test_lambda_within_a_wrapper(tmp_path: Path, marker: Path) -> None:
     inner = described("Lambda", function=marshalled(marker))
     refused(
@@ -77,6 +89,10 @@ def test_bare_code_where_an_activation_belongs(tmp_path: Path, marker: Path) -> 
     refused(path, marker, "it holds a function of its own, which runs code")
 
 
+@pytest.mark.fault(
+    "attack: os.system, exec and others named in a network file",
+    "refused; nothing runs",
+)
 @pytest.mark.parametrize(
     ("module", "name"),
     [
@@ -117,6 +133,10 @@ def test_a_function_that_a_layer_would_call_while_the_network_is_built(tmp_path:
     refused(with_configuration(path, change), marker, "calls Activation on nothing that the network computes")
 
 
+@pytest.mark.fault(
+    "attack: a SavedModel in a layer (CVE-2026-1462)",
+    "refused; nothing runs",
+)
 def test_saved_models_in_a_layer_cve_2026_1462(tmp_path: Path, marker: Path) -> None:
     layer = described("TFSMLayer", filepath=str(tmp_path), call_endpoint="serve")
     refused(with_layer(saved(tmp_path), layer), marker, "holds a layer TFSMLayer, which loads code or files")
@@ -128,6 +148,10 @@ def test_layers_that_hold_programs(name: str, tmp_path: Path, marker: Path) -> N
     refused(with_layer(saved(tmp_path), {**layer, "module": "keras.layers"}), marker, f"holds a layer {name}")
 
 
+@pytest.mark.fault(
+    "attack: files and addresses named in a network file (CVE-2025-12058)",
+    "refused, with the name and the layer",
+)
 @pytest.mark.parametrize("name", ["StringLookup", "IntegerLookup", "TextVectorization"])
 @pytest.mark.parametrize("key", ["vocabulary", "idf_weights"])
 @pytest.mark.parametrize("place", ["/etc/passwd", "http://169.254.169.254/latest", "gs://bucket/words.txt"])
@@ -143,6 +167,10 @@ def test_a_vocabulary_in_the_file_itself_is_fine() -> None:
     check_configuration(keras.saving.serialize_keras_object(words))
 
 
+@pytest.mark.fault(
+    "attack: classes of somebody's own in a network file",
+    "refused; nothing runs",
+)
 def test_classes_of_somebody_s_own(tmp_path: Path, marker: Path) -> None:
     layer = described("Mine", "evil", registered="evil>Mine")
     refused(
@@ -284,6 +312,10 @@ def test_squeezenet_loads(real_data: Path) -> None:
     assert load_file(real_data / "weights" / name / f"{name}.keras").count_params() == 722_496
 
 
+@pytest.mark.fault(
+    "attack: code anywhere in a network's configuration",
+    "refused",
+)
 @pytest.mark.parametrize("layers", STOCK[:3], ids=lambda layers: layers[0].name)
 def test_harm_is_found_wherever_it_stands(layers: list[keras.Layer]) -> None:
     configuration = json.loads(json.dumps(keras.saving.serialize_keras_object(network(*layers))))

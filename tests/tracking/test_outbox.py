@@ -42,6 +42,10 @@ def left(directory: Path) -> list[Path]:
     return list((directory / "bnadapt-unsent").glob("*/*"))
 
 
+@pytest.mark.fault(
+    "store: MLflow server gone in the middle and back",
+    "training goes on; all metrics, files and models arrive once, with the time they happened at",
+)
 def test_a_server_that_goes_away_and_comes_back(
     server: Any, tracker: Tracker, tmp_path: Path, caplog: pytest.LogCaptureFixture, points: Callable
 ) -> None:
@@ -106,6 +110,10 @@ def test_a_server_that_goes_away_and_comes_back(
     assert (version.run_id, parent.data.tags["registered"]) == (later.run_id, "remote v1")
 
 
+@pytest.mark.fault(
+    "store: MLflow server gone for good, back after the run",
+    "one printed command delivers all of it later, once",
+)
 def test_what_has_not_arrived_at_the_end_is_delivered_by_the_command_that_is_printed(
     server: Any, tracker: Tracker, tmp_path: Path, caplog: pytest.LogCaptureFixture, points: Callable
 ) -> None:
@@ -142,6 +150,10 @@ def test_what_has_not_arrived_at_the_end_is_delivered_by_the_command_that_is_pri
     assert tracker.client.get_run(run.run_id).info.status == "FINISHED"
 
 
+@pytest.mark.fault(
+    "store: Ctrl-C while the MLflow server hangs",
+    "ends within 8 seconds; the rest is delivered later, the run is marked as killed",
+)
 def test_a_run_that_is_stopped_ends_in_seconds_where_the_server_never_answers(
     server: Any, tracker: Tracker, tmp_path: Path
 ) -> None:
@@ -169,6 +181,10 @@ def test_a_run_that_is_stopped_ends_in_seconds_where_the_server_never_answers(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.fault(
+    "store: SQLite locked by another process",
+    "training is not held up; every value arrives once",
+)
 def test_a_database_that_another_process_holds_is_waited_for_later(
     tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -188,6 +204,10 @@ def test_a_database_that_another_process_holds_is_waited_for_later(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.fault(
+    "store: the place of the files gone",
+    "numbers go on being recorded; the files arrive when it is back",
+)
 def test_a_store_of_files_that_is_away_does_not_hold_up_numbers(
     tracker: Tracker, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -217,6 +237,10 @@ def test_a_value_that_mlflow_finds_invalid_is_a_defect_and_raises(tracker: Track
         assert outbox.put("metrics", run.run_id, metrics=[point("later", 1.0, 0, 0)])
 
 
+@pytest.mark.fault(
+    "store: an invalid value among what waits",
+    "set aside and named; everything else is delivered",
+)
 def test_an_invalid_value_among_what_waits_is_set_aside_and_named(
     tracker: Tracker, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -244,6 +268,10 @@ def test_an_invalid_value_among_what_waits_is_set_aside_and_named(
     assert [each.delivered for each in deliver(TrackingSettings(uri=tracker.uri), tmp_path)] == [0]
 
 
+@pytest.mark.fault(
+    "store: a run deleted by somebody meanwhile",
+    "the pipeline goes on; what the store refused is kept in a file",
+)
 def test_a_run_that_somebody_deletes_stops_nothing(tracker: Tracker, tmp_path: Path) -> None:
     local = Tracker(TrackingSettings(uri=tracker.uri, system_metrics=False), tmp_path)
     with local.pipeline("deleted") as run:
@@ -265,6 +293,10 @@ def test_what_waits_costs_little_for_each_call(tmp_path: Path) -> None:
         assert Queue(queue.folder).pending == {}
 
 
+@pytest.mark.fault(
+    "disk: full while MLflow's queue is written",
+    "a warning; what can be sent is sent (a value that could be neither kept nor sent would be lost)",
+)
 def test_a_full_disk_does_not_stop_what_can_still_be_sent(
     tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -10,6 +10,10 @@ from bnadapt.tracking.points import Steps
 from bnadapt.tracking.queue import Queue
 
 
+@pytest.mark.fault(
+    "store: what waits cut off at any byte",
+    "read as far as it goes",
+)
 @given(st.lists(st.booleans(), max_size=12), st.floats(0, 1))
 def test_a_journal_that_breaks_off_anywhere_is_read_as_far_as_it_goes(
     tmp_path_factory: pytest.TempPathFactory, ends: list[bool], share: float

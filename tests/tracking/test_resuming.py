@@ -45,6 +45,10 @@ def train(stage: StageRun, epochs: Sequence[int]) -> None:
         stage.log_look(Epoch(number, 0.5, 1.0, number / 10, 1.0, 1e-3, 0.1))
 
 
+@pytest.mark.fault(
+    "store: a run interrupted and gone on with",
+    "the same runs go on; each step of each metric once",
+)
 def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not_been(
     tracker: Tracker, tmp_path: Path, points: Callable
 ) -> None:
@@ -111,6 +115,10 @@ def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not_been(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.fault(
+    "store: interrupted just after a stage was recorded",
+    "recording all of it again changes nothing",
+)
 def test_what_ended_just_before_the_interruption_is_not_recorded_twice(
     tracker: Tracker, tmp_path: Path, points: Callable
 ) -> None:
@@ -188,6 +196,10 @@ with tracker.pipeline("killed", tags={{"kept": "yes"}}) as run:
 """
 
 
+@pytest.mark.fault(
+    "store: away, and the process killed with SIGKILL meanwhile",
+    "what waited is delivered by the next command; the run is marked as killed and goes on, each step once",
+)
 def test_a_process_that_is_killed_loses_nothing_and_is_noticed(
     tracker: Tracker, tmp_path: Path, points: Callable
 ) -> None:
@@ -249,6 +261,10 @@ def test_use_of_the_machine_goes_on_at_later_steps(
     assert steps == list(range(len(steps)))
 
 
+@pytest.mark.fault(
+    "store: going on with a run that is missing, deleted or in progress",
+    "refused, with the reason and the remedy",
+)
 def test_what_cannot_be_gone_on_with_is_told(tracker: Tracker, tmp_path: Path) -> None:
     store = local(tracker, tmp_path)
     with pytest.raises(TrackingError, match=r"resume=0123: the tracking store .* has no such run"):

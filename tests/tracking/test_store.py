@@ -45,6 +45,10 @@ def test_a_deleted_experiment_is_named_with_the_remedy(tracker: Tracker) -> None
     assert f"mlflow experiments restore --experiment-id {gone.experiment_id}" in str(caught.value)
 
 
+@pytest.mark.fault(
+    "store: two processes on one new SQLite store at once",
+    "both end; every value of both is there once",
+)
 def test_processes_that_create_the_store_at_once_and_write_to_it_lose_nothing(tmp_path: Path) -> None:
     program = (
         "from pathlib import Path\n"
@@ -72,6 +76,10 @@ def test_processes_that_create_the_store_at_once_and_write_to_it_lose_nothing(tm
     assert sorted(path.name for path in tmp_path.iterdir()) == [".mlflow.db.lock", "mlartifacts", "mlflow.db"]
 
 
+@pytest.mark.fault(
+    "store: a file that is no database",
+    "refused within 5 seconds, with what would work",
+)
 def test_a_file_that_is_no_database_is_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("these are notes, not tables\n" * 100)
     started = time.monotonic()
@@ -104,6 +112,10 @@ def refused(uri: str, directory: Path) -> str:
     return str(caught.value)
 
 
+@pytest.mark.fault(
+    "store: MLflow server down at the start",
+    "refused within 10 seconds, before anything trains, with what would work",
+)
 def test_an_absent_server_is_given_up_within_ten_seconds(tmp_path: Path) -> None:
     with silent_server() as port:
         pass  # closed again: nothing listens there now
@@ -113,6 +125,10 @@ def test_an_absent_server_is_given_up_within_ten_seconds(tmp_path: Path) -> None
     assert "tracking.uri=sqlite:///mlflow.db" in message
 
 
+@pytest.mark.fault(
+    "store: MLflow server that never answers at the start",
+    "refused within 10 seconds, before anything trains",
+)
 def test_a_silent_server_is_given_up_within_ten_seconds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

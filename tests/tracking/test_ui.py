@@ -68,6 +68,10 @@ OPENING = {
 }
 
 
+@pytest.mark.fault(
+    "attack: variables that would open the UI to others",
+    "left out",
+)
 def test_variables_that_would_open_it_to_others_are_left_out() -> None:
     assert ui_environment("sqlite:////tmp/mlflow.db", OPENING).keys() == {
         "MLFLOW_BACKEND_STORE_URI",
@@ -75,6 +79,10 @@ def test_variables_that_would_open_it_to_others_are_left_out() -> None:
     }
 
 
+@pytest.mark.fault(
+    "attack: variables and a foreign Host that would open the UI to others",
+    "listens on 127.0.0.1 alone, answers a foreign Host with 403",
+)
 @pytest.mark.slow
 def test_the_pages_are_served_to_this_machine_alone(tmp_path: Path) -> None:
     Tracker(TrackingSettings(), tmp_path)

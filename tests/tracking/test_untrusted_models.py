@@ -41,6 +41,10 @@ def test_a_network_of_a_run_is_loaded_and_nothing_stays_on_the_disk(tmp_path: Pa
     np.testing.assert_array_equal(loaded(IMAGES), made(IMAGES))
 
 
+@pytest.mark.fault(
+    "attack: a Lambda layer in a network of the store",
+    "refused with the setting that would allow it; nothing runs",
+)
 def test_a_lambda_in_a_store_is_not_run(tmp_path: Path, store: str) -> None:
     save_model(network(), tmp_path / "made", Model())
     network(keras.layers.Lambda(lambda x: x * 2)).save(tmp_path / "made" / NETWORK)
@@ -59,6 +63,10 @@ class Harm:
         return Path.touch, (self.marker,)  # type: ignore[return-value]
 
 
+@pytest.mark.fault(
+    "attack: pickles beside a network in the store",
+    "the network loads, no pickle is read",
+)
 @pytest.mark.parametrize(
     "name", ["custom_objects.cloudpickle", "global_custom_objects.cloudpickle", "model.pkl"]
 )

@@ -90,6 +90,10 @@ HOWS = {
 SLOW = {"adam, cosine, a convolutional network", "sgd, a range test, drawn entries"}
 
 
+@pytest.mark.fault(
+    "training: a fit stopped twice",
+    "goes on from its checkpoint; weights, optimizer and looks bit-identical",
+)
 @pytest.mark.parametrize(
     "case", [pytest.param(case, marks=[pytest.mark.slow] if case in SLOW else []) for case in HOWS]
 )
@@ -111,6 +115,10 @@ def test_interrupted_twice_a_fit_ends_with_the_same_bits(splits: Splits, tmp_pat
     assert whole[1].seconds_before == 0
 
 
+@pytest.mark.fault(
+    "training: a fit stopped at any step, look or end",
+    "goes on from its checkpoint; weights, optimizer and looks bit-identical",
+)
 @pytest.mark.parametrize(
     "moment",
     ["policy", "rate", *(f"step {n}" for n in range(1, 12)), "look 1", "look 2", "look 3", "epoch 2", "end"],
@@ -139,6 +147,10 @@ def test_interrupted_anywhere(splits: Splits, tmp_path: Path, moment: str, every
     assert_same(whole, fit.go_on())
 
 
+@pytest.mark.fault(
+    "training: every kind of stage and optimizer stopped",
+    "goes on from its checkpoint; weights, optimizer and looks bit-identical",
+)
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
 @pytest.mark.parametrize(
     "changes",

@@ -54,6 +54,10 @@ def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return path.read_bytes()
 
 
+@pytest.mark.fault(
+    "disk: a checkpoint cut off at any byte",
+    "refused, never half believed",
+)
 def test_a_file_cut_off_anywhere_is_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "numbers"
     for length in range(len(content)):
@@ -62,6 +66,10 @@ def test_a_file_cut_off_anywhere_is_refused(content: bytes, tmp_path: Path) -> N
             read(path, KIND)
 
 
+@pytest.mark.fault(
+    "disk: a single flipped bit in a checkpoint",
+    "refused, never half believed",
+)
 def test_a_single_bit_that_flips_is_noticed(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "numbers"
     for position in range(len(content)):
@@ -108,6 +116,10 @@ def interrupted(splits: Splits, tmp_path_factory: pytest.TempPathFactory) -> byt
     return path.read_bytes()
 
 
+@pytest.mark.fault(
+    "disk: a damaged checkpoint of a fit",
+    "a warning, and the fit begins anew (its own steps are taken again)",
+)
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -133,6 +145,10 @@ def test_a_damaged_file_is_told_of_and_the_fit_begins_anew(
     assert state.step == 0
 
 
+@pytest.mark.fault(
+    "training: a checkpoint of another fit",
+    "a warning that names the difference, and the fit begins anew",
+)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -183,6 +199,10 @@ def test_without_a_file_there_is_nothing_to_tell(tmp_path: Path) -> None:
         assert Checkpoint(None, {}).read() is None
 
 
+@pytest.mark.fault(
+    "disk: full while a checkpoint is written",
+    "an error; the last state stays whole and readable",
+)
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit to the size of files")
 def test_a_full_disk_leaves_the_last_state_whole(splits: Splits, tmp_path: Path) -> None:
     import resource

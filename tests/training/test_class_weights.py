@@ -99,6 +99,10 @@ def test_loss_and_gradient_of_a_step_are_the_weighted_ones() -> None:
     np.testing.assert_allclose(trained.history[0].val_loss, plain, rtol=1e-5)
 
 
+@pytest.mark.fault(
+    "odd: classes 1 to 1000",
+    "balanced weights find the rare class (recall over 90 %), which no weights miss",
+)
 @pytest.mark.slow
 def test_one_image_in_a_thousand_is_found_with_weights_alone() -> None:
     random = np.random.default_rng(0)

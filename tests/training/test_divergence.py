@@ -52,6 +52,10 @@ def diverge(
     return caught.value
 
 
+@pytest.mark.fault(
+    "training: a learning rate that makes the loss NaN",
+    "stops; names step, layer, cause and setting; the network has its initial weights again",
+)
 def test_a_rate_that_is_too_high_is_told_with_step_layer_and_key(splits: Splits) -> None:
     network = network_with_batch_norm()
     start = fingerprint(network)
@@ -70,6 +74,10 @@ def test_a_rate_that_is_too_high_is_told_with_step_layer_and_key(splits: Splits)
     assert fingerprint(network) == start
 
 
+@pytest.mark.fault(
+    "training: weights too large for the next step",
+    "stops; names the step and the first layer",
+)
 def test_weights_too_large_for_the_next_step_are_told_by_its_first_layer(splits: Splits) -> None:
     # After the first step the weights are some 1e36, still numbers; times pixels they are none.
     error = diverge(
@@ -83,6 +91,10 @@ def test_weights_too_large_for_the_next_step_are_told_by_its_first_layer(splits:
     assert (error.layer, error.step, error.began) == ("first", 2, 2)
 
 
+@pytest.mark.fault(
+    "training: outputs that overflow in a layer",
+    "stops; names the step and the layer, says that the learning rate is not the cause",
+)
 def test_the_first_layer_that_overflows_is_named(splits: Splits) -> None:
     # Pixels of 255 times 1e3 are numbers; e to the power of them is none.
     network = chain(
@@ -102,6 +114,10 @@ def test_the_first_layer_that_overflows_is_named(splits: Splits) -> None:
     assert (error.layer, error.step, error.began) == ("explodes", 1, 1)
 
 
+@pytest.mark.fault(
+    "training: outputs that overflow in a layer",
+    "also inside a nested network",
+)
 @pytest.mark.slow
 def test_also_inside_a_nested_network_and_a_raw_operation(splits: Splits) -> None:
     inner_inputs = keras.Input((64,))
@@ -113,6 +129,10 @@ def test_also_inside_a_nested_network_and_a_raw_operation(splits: Splits) -> Non
     assert error.layer.startswith("inner/log")
 
 
+@pytest.mark.fault(
+    "data: NaN in one image of a batch",
+    "stops at its step, names the class of the image; the weights stay finite",
+)
 @pytest.mark.parametrize("activation", ["relu", pytest.param("tanh", marks=pytest.mark.slow)])
 def test_a_pixel_that_is_no_number_is_found_in_the_batch_of_its_step(splits: Splits, activation: str) -> None:
     def spoil(images: np.ndarray) -> None:
@@ -155,6 +175,10 @@ def weights_that_break(splits: Splits, looks: int, **settings: Any) -> tuple[Div
     return diverge(network, splits, how, message, on_epoch=raise_rate, from_logits=True), network
 
 
+@pytest.mark.fault(
+    "training: weights that become NaN after some looks",
+    "stops; names the step; the network has its best weights again, bit-identical",
+)
 @pytest.mark.parametrize("keep", ["best", pytest.param("last", marks=pytest.mark.slow)])
 def test_weights_that_break_are_told_with_the_step(splits: Splits, keep: str) -> None:
     error, network = weights_that_break(splits, 9, keep=keep)
@@ -189,6 +213,10 @@ def test_a_weight_that_was_no_number_from_the_start(splits: Splits) -> None:
     assert (error.began, error.layer) == (0, "first")
 
 
+@pytest.mark.fault(
+    "training: a gradient that overflows",
+    "stops; names the variable and the step",
+)
 def test_a_gradient_that_overflows_is_told_with_its_variable(splits: Splits) -> None:
     # The outputs are 0 and the loss is finite; the gradient is that of the loss, some 1e3, times inputs of 1e38.
     keras.utils.set_random_seed(0)
@@ -230,6 +258,10 @@ def test_what_regularizers_add_is_told_apart(splits: Splits) -> None:
     diverge(network, splits, StageSettings(train=["wide"], epochs=1), message, from_logits=True)
 
 
+@pytest.mark.fault(
+    "training: a loss that is NaN after a fit was gone on with",
+    "the same message as undisturbed",
+)
 @pytest.mark.slow
 def test_resumed_it_says_the_same(splits: Splits, tmp_path: Path) -> None:
     how = StageSettings(steps=9, looks=3, optimizer="sgd", learning_rate=1e6)
@@ -259,6 +291,10 @@ def test_neither_looks_nor_files_come_from_the_steps_taken_again(splits: Splits,
     assert Checkpoint(path, read(path, MAGIC)[0]["identity"]).read().step == 4
 
 
+@pytest.mark.fault(
+    "training: a validation loss that is NaN",
+    "a warning with the epoch; that epoch is never kept",
+)
 def test_a_validation_loss_that_is_no_number_is_never_the_best(splits: Splits) -> None:
     network = chain(keras.layers.Dense(8, name="first"), keras.layers.BatchNormalization(name="norm"))
     layer = network.get_layer("norm")
