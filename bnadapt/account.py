@@ -66,7 +66,7 @@ def record_start(run: PipelineRun, settings: Settings, start: Start) -> None:
     written = StringIO()
     print_plan(Console(file=written, width=PLAN_WIDTH, markup=False, highlight=False), settings, start)
     run.log_text("plan.txt", written.getvalue())
-    run.log_text(PROVENANCE, json.dumps(provenance(start), indent=1, ensure_ascii=False))
+    run.log_text(PROVENANCE, json.dumps(provenance(start, run.command), indent=1, ensure_ascii=False))
     run.log_splits(start.splits)
     if start.transfers:
         run.log_splits(start.source_splits, source=True)

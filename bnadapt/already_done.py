@@ -10,20 +10,23 @@ from rich.console import Console
 from bnadapt.config import Settings, TrackingSettings
 from bnadapt.evaluation.results import Verdict
 from bnadapt.identity import code_digest
-from bnadapt.journal import Journal
+from bnadapt.journal import Journal, Journals
 from bnadapt.ledger import Ledger
-from bnadapt.resuming import Earlier
+from bnadapt.resuming import Earlier, command_to_go_on
 from bnadapt.start import Start
 from bnadapt.tracking.store import Tracker
 from bnadapt.tracking.ui import ui_command, ui_url
 
 
-def print_cut_off(console: Console, run_ids: Sequence[str]) -> None:
-    """Name the runs whose processes ended without a word, and how to go on with them."""
+def print_cut_off(console: Console, known: Journals, settings: Settings, run_ids: Sequence[str]) -> None:
+    """Name the runs whose processes ended without a word, and how to go on with those that can be."""
     for run_id in run_ids:
-        console.print(
-            f"run {run_id} was cut off; this goes on with it: bnadapt resume={run_id}", soft_wrap=True
+        how = (
+            f"this goes on with it: {command_to_go_on(run_id, settings)}"
+            if known.has(run_id)
+            else "it is over"
         )
+        console.print(f"run {run_id} was cut off; {how}", soft_wrap=True)
 
 
 def print_adopted(console: Console, earlier: Earlier, names: Sequence[str]) -> None:
@@ -59,11 +62,12 @@ def outcome_of(ledger: Ledger, verdict: Verdict | None) -> dict[str, Any]:
     }
 
 
-def provenance(start: Start) -> dict[str, Any]:
+def provenance(start: Start, command: str) -> dict[str, Any]:
     """Beside the configuration what decides the weights: versions, commit, hashes of code and data."""
     return {
         "versions": dict(start.versions),
         "code_sha256": code_digest(),
+        "command": shlex.split(command),
         "data_sha256": {start.splits.name: start.splits.digest}
         | ({start.source_splits.name: start.source_splits.digest} if start.transfers else {}),
     }

@@ -6,7 +6,7 @@ are the schema that Hydra checks every override and every YAML file against; val
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from typing import Any
@@ -23,6 +23,13 @@ PER_CHANNEL = re.compile(
 SHIFTS = ("contrast", "brightness", "noise", "blur", "rotation", "inversion")
 UNTOUCHED = "untouched"  # the arm that every comparison has: the baseline as it is
 FIXED_STAGES = (BASELINE, INSERT, CONTROL, EVALUATE)
+WHATEVER_IS_THE_SAME = "true"  # resume: the run of the same settings, data and code
+# What may differ between two runs that do the same: it changes nothing but where and how that is told.
+_TELLING = (
+    "resume", "repeat", "checkpoints.", "progress", "traceback", "tracking.uri", "tracking.experiment",
+    "tracking.telemetry", "tracking.system_metrics", "search.", "comparison.",
+)  # fmt: skip
+_PLACES = (".dir", ".path", ".download", ".memory_limit")
 
 
 def setting(
@@ -520,6 +527,21 @@ def settings_by_key(settings: Any, prefix: str = "") -> dict[str, tuple[Any, "Fi
         else:
             found[key] = settings, each
     return found
+
+
+def deciding_keys(keys: Iterable[str]) -> list[str]:
+    """Of the full keys of settings those that change more than where and how results are told."""
+    return [
+        key
+        for key in keys
+        if not key.startswith(_TELLING)
+        and not (key.startswith(("data.", "baseline_data.")) and key.endswith(_PLACES))
+    ]
+
+
+def names_a_run(resume: str | None) -> bool:
+    """Whether ``resume`` is the id of a run, and not the wish to go on with whatever is the same."""
+    return resume is not None and resume.lower() != WHATEVER_IS_THE_SAME
 
 
 def with_values(settings: Settings, values: Mapping[str, Any]) -> Settings:

@@ -2,10 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +19,11 @@ from bnadapt.config import (
     Settings,
     StageSettings,
     chosen_stages,
+    deciding_keys,
     length_of,
     settings_by_key,
 )
 from bnadapt.data.load import Description
-
-# What may differ between two runs that do the same: it changes nothing but where and how that is told.
-_TELLING = (
-    "resume",
-    "repeat",
-    "checkpoints.",
-    "progress",
-    "traceback",
-    "tracking.",
-    "search.",
-    "comparison.",
-)
-_PLACES = (".dir", ".path", ".download", ".memory_limit")
 
 
 def parameters_of_run(
@@ -120,39 +109,33 @@ def stage_keys(
         "evaluation.batch_size": settings.evaluation.batch_size,
         "samples": settings.insertion.samples,
         "precision": settings.model.precision,
+        "model.code": code_of(settings.model.code),
+        "deterministic": settings.deterministic,
         "class_weights": [data.class_weights, other and other.class_weights],
         # Where a set is streamed, it is shuffled in blocks.
         "memory_limit": [data.memory_limit, other and other.memory_limit],
     }
     own: dict[str, Any] = {
-        BASELINE: [asdict(baseline), source, target],
+        # As the settings have it, too: so trains the head that another data set may want.
+        BASELINE: [asdict(baseline), asdict(settings.baseline), source, target],
         INSERT: [asdict(settings.placement), asdict(settings.insertion), source, target],
         **{name: [asdict(how), target] for name, how in settings.schedule.items()},
         EVALUATE: [asdict(settings.evaluation), test],
     }
     keys: dict[str, str] = {}
-    key = _hash(common)
+    key = hash_of(common)
     for name in chosen_stages(settings):
         if name == EVALUATE and settings.evaluation.control:
-            key = keys[CONTROL] = _hash([key, CONTROL])
-        key = keys[name] = _hash([key, name, own[name]])
+            schedule = [[name, asdict(how)] for name, how in settings.schedule.items()]
+            key = keys[CONTROL] = hash_of([key, CONTROL, schedule])
+        key = keys[name] = hash_of([key, name, own[name]])
     return keys
 
 
 def whole(settings: Settings) -> str:
     """A hash of all settings but those that only say where and how the results are told."""
     values = settings_by_key(settings)
-    return _hash({key: repr(getattr(values[key][0], values[key][1].name)) for key in deciding_keys(values)})
-
-
-def deciding_keys(keys: Iterable[str]) -> list[str]:
-    """Of the full keys of settings those that change more than where and how results are told."""
-    return [
-        key
-        for key in keys
-        if not key.startswith(_TELLING)
-        and not (key.startswith(("data.", "baseline_data.")) and key.endswith(_PLACES))
-    ]
+    return hash_of({key: repr(getattr(values[key][0], values[key][1].name)) for key in deciding_keys(values)})
 
 
 @cache
@@ -169,5 +152,18 @@ def code_digest() -> str:
     return found.hexdigest()
 
 
-def _hash(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+def code_of(code: str | None) -> str | None:
+    """SHA-256 of a user's own code, a Python file or a module that can be imported; None where there is none."""
+    if code is None:
+        return None
+    file = Path(code)
+    if not code.endswith(".py"):
+        found = find_spec(code)
+        file = Path(found.origin) if found is not None and found.origin is not None else file
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else code
+
+
+def hash_of(content: Any) -> str:
+    """SHA-256 of plain values, their order included, 64 hexadecimal digits."""
+    # Not sorted: of several patterns that fit a layer the last one counts.
+    return hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()

@@ -76,6 +76,11 @@ class Journal:
         return Path(self.content["run_directory"])
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """What the run was asked for, as plain values."""
+        return dict(self.content["settings"])
+
+    @property
     def ended(self) -> dict[str, dict[str, Any]]:
         """What the stages that have ended left, by name, in the order in which they ended."""
         return dict(self.content["ended"])
@@ -87,6 +92,17 @@ class Journal:
         return None if found is None else dict(found)
 
     @property
+    def is_whole(self) -> bool:
+        """Whether what the run left, once it has ended, is still there."""
+        report = self.outcome.get("report") if self.outcome is not None else None
+        return report is None or Path(report).is_file()
+
+    @property
+    def command(self) -> list[str]:
+        """The words that the user typed."""
+        return list(self.content["command"])
+
+    @property
     def fits(self) -> Path:
         """The directory for the state of the stage in progress."""
         return self.directory / STAGES
@@ -96,6 +112,15 @@ class Journal:
         self.content["ended"][name] = dict(entry)
         self._write()
         shutil.rmtree(self.fits, ignore_errors=True)
+
+    def forget(self, name: str) -> list[str]:
+        """Take a stage and those that ended after it out, because they have to be done again; returns their names."""
+        names = list(self.content["ended"])
+        names = names[names.index(name) :]
+        for each in names:
+            del self.content["ended"][each]
+        self._write()
+        return names
 
     def finish(self, outcome: Mapping[str, Any]) -> None:
         """Write down that the whole run has ended."""
@@ -116,11 +141,13 @@ class Journals:
     def find(self, identity: Identity) -> Journal | None:
         """The newest journal of a run that does the same, locked for this process where it has not ended.
 
+        One that has ended and whose report is gone is none.
+
         Raises:
             StageError: another process works on it.
         """
         for journal in self._read_all():
-            if identity.is_that_of(journal):
+            if identity.is_that_of(journal) and journal.is_whole:
                 return journal if journal.outcome is not None else self._hold(journal)
         return None
 
@@ -130,6 +157,11 @@ class Journals:
         Raises:
             StageError: there is none, or another process works on it.
         """
+        journal = self.look_up(run_id)
+        return journal if journal.outcome is not None else self._hold(journal)
+
+    def look_up(self, run_id: str) -> Journal:
+        """The journal of a run, to read in; raises a StageError where there is none."""
         journal = _read(self.directory / run_id / FILE) if _is_name(run_id) else None
         if journal is None:
             known = [
@@ -140,7 +172,11 @@ class Journals:
                 f"resume={run_id}: {self.directory} has no run of this id to go on with. {have}; "
                 "checkpoints.directory names another place"
             )
-        return journal if journal.outcome is not None else self._hold(journal)
+        return journal
+
+    def has(self, run_id: str) -> bool:
+        """Whether a run has a journal here."""
+        return _is_name(run_id) and (self.directory / run_id / FILE).is_file()
 
     def reusable(self, identity: Identity) -> tuple[Journal, list[str]] | None:
         """The journal in which most stages of a run have ended already, and which; None where none has any."""
@@ -171,11 +207,6 @@ class Journals:
     def unfinished(self) -> list[Journal]:
         """Journals of runs that have not ended, the newest first, those that are being worked on included."""
         return [journal for journal in self._read_all() if journal.outcome is None]
-
-    def settings_of(self, run_id: str) -> dict[str, Any] | None:
-        """The settings of a run; None where it has no journal here."""
-        journal = _read(self.directory / run_id / FILE) if _is_name(run_id) else None
-        return None if journal is None else dict(journal.content["settings"])
 
     def close(self) -> None:
         """Release what this process holds."""

@@ -12,7 +12,7 @@ from bnadapt import files
 from bnadapt.artifacts import attempt
 from bnadapt.config import BASELINE, CONTROL, EVALUATE, INSERT, Settings, StageSettings, chosen_stages
 from bnadapt.data.splits import Split
-from bnadapt.errors import StageError, SurgeryError
+from bnadapt.errors import ModelError, SurgeryError
 from bnadapt.evaluation.diagnostics import diagnose, measure_shift
 from bnadapt.evaluation.results import Diagnosis, Epoch, LayerShift, Scores, StageResult
 from bnadapt.evaluation.scores import score
@@ -118,16 +118,22 @@ class Ledger:
         return load_model(self._tracker.uri, uri, self.settings.model)
 
     def adopt_ended(self) -> list[str]:
-        """Take the results of the stages of this run that have ended in earlier processes; returns their names."""
+        """Take the results of the stages of this run that have ended in earlier processes; returns their names.
+
+        A stage whose network is gone or damaged has to be done again, and so have those after it.
+        """
         for name, entry in self.journal.ended.items():
-            network = self.network(name)
-            if weights_digest(network) != entry["weights"]:
-                raise StageError(
-                    f"{entry['network']} no longer holds what stage {name} of run {self.run.run_id} left; "
-                    "begin anew, without resume"
+            network = self._as_it_was(name, entry["weights"])
+            if network is None:
+                again = ", ".join(self.journal.forget(name))
+                _log.warning(
+                    "%s no longer holds what stage %s left; done again: %s", entry["network"], name, again
                 )
-            if name != EVALUATE and entry["run_id"] == self.run.run_id:
+                break
+            if entry["run_id"] == self.run.run_id:
                 self._runs[name] = self.run.ended_stage(name, order=self._place(name))
+            else:
+                self.run.set_tags({f"{WEIGHTS}/{stage_label(self._place(name), name)}": entry["weights"]})
             self._results[name] = StageResult(
                 name=name,
                 trainable=entry["trainable"],
@@ -142,6 +148,15 @@ class Ledger:
             if name == INSERT:
                 self.shifts = self._shifts(network)
         return list(self.journal.ended)
+
+    def _as_it_was(self, name: str, digest: str) -> keras.Model | None:
+        """The network that an ended stage left, from its file; None where it is not there any more."""
+        path = self._path(name)
+        try:
+            network = load_file(path, self.settings.model, name=str(path)) if path.is_file() else None
+        except ModelError:
+            return None
+        return network if network is not None and weights_digest(network) == digest else None
 
     def adopt_earlier(self) -> None:
         """Take the results of the stages that earlier runs performed before the first one of this run."""

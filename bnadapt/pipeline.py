@@ -1,7 +1,6 @@
 """The experiment, in stage order: baseline, insert, the schedule's training stages, control, evaluate."""
 
 import math
-import os
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -58,7 +57,6 @@ def run_pipeline(
         BnadaptError: something that the user can mend; the stages that had ended are recorded.
     """
     console = Console(markup=False, highlight=False)  # names and paths may hold brackets
-    program = os.environ.get("BNADAPT_COMMAND", "bnadapt")
     tracker = Tracker(settings.tracking, Path.cwd())
     start = prepare(settings, tracker, command)
     identity = identity_of(settings, start, tracker)
@@ -80,10 +78,10 @@ def run_pipeline(
                 command=shlex.join(command),
                 resume=earlier.journal.run_id if earlier.journal else None,
             ) as run,
-            telling_how_to_go_on(run.run_id, settings, program),
+            telling_how_to_go_on(known, run.run_id, settings),
             reading(),
         ):
-            already_done.print_cut_off(console, run.cut_off)
+            already_done.print_cut_off(console, known, settings, run.cut_off)
             journal = open_journal(known, earlier, run.run_id, identity, settings, run_directory, command)
             account.record_start(run, settings, start)
             ledger = Ledger(settings, start, tracker, run, journal)

@@ -32,6 +32,16 @@ class Recorded:
     provenance: Mapping[str, Any]
     weights: Mapping[str, str]
 
+    @property
+    def data(self) -> dict[str, str]:
+        """SHA-256 of the data, by their name."""
+        return dict(self.provenance["data_sha256"])
+
+    @property
+    def command(self) -> list[str]:
+        """The words that made it."""
+        return list(self.provenance["command"])
+
 
 def read(tracker: Tracker, run_id: str) -> Recorded:
     """A recorded run.
@@ -55,14 +65,21 @@ def read(tracker: Tracker, run_id: str) -> Recorded:
 
 def weights_of(tracker: Tracker, run_id: str) -> dict[str, str]:
     """SHA-256 of the weights that each run below a run left, by the name of that run."""
-    experiment = tracker.client.get_run(run_id).info.experiment_id
+    parent = tracker.client.get_run(run_id)
+    taken_over = {
+        key.removeprefix(f"{WEIGHTS}/"): value
+        for key, value in parent.data.tags.items()
+        if key.startswith(f"{WEIGHTS}/")
+    }
     children = tracker.client.search_runs(
-        [experiment],
+        [parent.info.experiment_id],
         f"tags.`{PARENT}` = '{run_id}'",
         max_results=5000,
         order_by=["attributes.start_time ASC"],
     )
-    return {run.info.run_name: run.data.tags[WEIGHTS] for run in children if WEIGHTS in run.data.tags}
+    return taken_over | {
+        run.info.run_name: run.data.tags[WEIGHTS] for run in children if WEIGHTS in run.data.tags
+    }
 
 
 def differences(earlier: Recorded) -> list[str]:
@@ -80,8 +97,13 @@ def differences(earlier: Recorded) -> list[str]:
 
 def compare(tracker: Tracker, earlier: Recorded, run_id: str) -> tuple[list[str], bool]:
     """A line for each stage or arm on whether its weights are those of the earlier run, and whether all are."""
-    again = weights_of(tracker, run_id)
-    lines = []
+    done = read(tracker, run_id)
+    again = done.weights
+    lines = [
+        f"the data {name} have changed: SHA-256 was {_short(before)}, is {_short(done.data.get(name))}"
+        for name, before in earlier.data.items()
+        if done.data.get(name) != before
+    ]
     for name in {**earlier.weights, **again}:
         pair = earlier.weights.get(name), again.get(name)
         said = (

@@ -1,24 +1,26 @@
 """Going on with runs that were interrupted, and finding what was done before."""
 
 import hashlib
+import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bnadapt.config import CheckpointSettings, Settings
+import keras
+
+from bnadapt.config import CheckpointSettings, Settings, deciding_keys, names_a_run
 from bnadapt.errors import StageError
 from bnadapt.files import copy
-from bnadapt.identity import deciding_keys, stage_keys, whole
+from bnadapt.identity import stage_keys, whole
 from bnadapt.journal import Identity, Journal, Journals
 from bnadapt.normalization.proof import weights_digest
 from bnadapt.secrets import redacted, redacted_values
 from bnadapt.start import Start
 from bnadapt.tracking.store import Tracker
 from bnadapt.training.divergence import DivergedError
-
-TRUE = "true"
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,11 @@ class Earlier:
 def identity_of(settings: Settings, start: Start, tracker: Tracker) -> Identity:
     """What a run with these settings, data and code is."""
     structure = hashlib.sha256(start.network.to_json().encode()).hexdigest()
+    devices = sorted({device.partition(":")[0] for device in keras.distribution.list_devices()})
     keys = stage_keys(
         settings,
         start.baseline,
-        network=f"{weights_digest(start.network)} {structure}",
+        network=f"{weights_digest(start.network)} {structure} {devices}",
         source=start.source_splits.training_digest,
         target=start.splits.training_digest,
         test=start.splits.digest,
@@ -68,7 +71,7 @@ def look_back(known: Journals, settings: Settings, identity: Identity, tracker: 
     """
     if settings.resume is None:
         return Earlier()
-    if settings.resume.lower() != TRUE:
+    if names_a_run(settings.resume):
         journal = known.named(settings.resume)
         _require_the_same(journal, settings, identity)
         return Earlier(journal)
@@ -110,18 +113,24 @@ def open_journal(
 
 
 @contextmanager
-def telling_how_to_go_on(run_id: str, settings: Settings, program: str) -> Iterator[None]:
-    """Add the command that goes on with a run to whatever ends the block early."""
+def telling_how_to_go_on(known: Journals, run_id: str, settings: Settings) -> Iterator[None]:
+    """Add the command that goes on with a run, once it has a journal, to whatever ends the block early."""
     try:
         yield
-    except BaseException as reason:
-        if isinstance(reason, DivergedError):
-            reason.add_note("with what is wrong mended, resume=true takes over the stages that had ended")
-            raise
-        place = settings.checkpoints.directory
-        other = [] if place == CheckpointSettings().directory else [f"checkpoints.directory={place}"]
-        reason.add_note(f"go on with it: {' '.join([program, f'resume={run_id}', *other])}")
+    except DivergedError as reason:
+        reason.add_note("with what is wrong mended, resume=true takes over the stages that had ended")
         raise
+    except BaseException as reason:
+        if known.has(run_id):
+            reason.add_note(f"go on with it: {command_to_go_on(run_id, settings)}")
+        raise
+
+
+def command_to_go_on(run_id: str, settings: Settings) -> str:
+    """The command that goes on with a run, ready for a shell."""
+    place = settings.checkpoints.directory
+    other = [] if place == CheckpointSettings().directory else [f"checkpoints.directory={place}"]
+    return shlex.join([os.environ.get("BNADAPT_COMMAND", "bnadapt"), f"resume={run_id}", *other])
 
 
 def _require_the_same(journal: Journal, settings: Settings, identity: Identity) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from tests.processes import begin
+
 # A run that takes seconds.
 QUICK = ["baseline.epochs=2", "schedule.adapt.epochs=1", "schedule.finetune.epochs=1", "model.widths=[32,16]"]
 
@@ -47,13 +49,12 @@ def environment(cwd: Path) -> dict[str, str]:
 
 
 def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+    return begin(
         [sys.executable, "-m", "bnadapt", *arguments],
         cwd=cwd,
         env=environment(cwd),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
     )
 
 

@@ -13,6 +13,21 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import end_all
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Hand what the marker ``fault`` says to the results file, from which scripts/inject_faults makes its table."""
+    for item in items:
+        for mark in item.iter_markers("fault"):
+            injected, happened = mark.args
+            item.user_properties.append((f"fault: {injected}", happened))
+
+
+def pytest_runtest_teardown() -> None:
+    """Whatever became of a test, the commands that it started end with it."""
+    end_all()
+
 
 @pytest.fixture(scope="session")
 def project() -> Path:

@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -112,6 +112,22 @@ def killed_after(
     for reader in readers:
         reader.join()
     return caught, "".join(lines), "".join(errors), took
+
+
+def killed_when(reached: Callable[[], bool], *arguments: str, cwd: Path) -> None:
+    """Run the command and kill it as soon as something is reached, which must be before its end."""
+    process = start(*arguments, cwd=cwd)
+    while not reached():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+
+
+def ended_in(directory: Path) -> list[str]:
+    """The stages that have ended by the journal of the only run below a working directory."""
+    files = list(directory.glob("checkpoints/*/journal.json"))
+    return list(json.loads(files[0].read_text(encoding="utf-8"))["ended"]) if files else []
 
 
 def moments(seed: int, longest: float) -> Iterator[float]:

@@ -68,7 +68,13 @@ def test_an_interrupt_is_no_failure() -> None:
         attempt("the plot", interrupted)
 
 
-@pytest.mark.parametrize("whole", [False, True], ids=["parts of the report", "the whole report"])
+@pytest.mark.parametrize(
+    "whole",
+    [
+        pytest.param(False, marks=pytest.mark.slow, id="parts of the report"),
+        pytest.param(True, id="the whole report"),
+    ],
+)
 def test_a_failing_explanation_costs_nothing_else(
     whole: bool,
     run: Callable[[Settings], Outcome],
@@ -113,6 +119,7 @@ def test_a_failing_explanation_costs_nothing_else(
     assert "accuracy with batch statistics" not in text
 
 
+@pytest.mark.slow
 def test_the_shift_between_two_data_sets_is_measured_where_there_are_two(
     run: Callable[[Settings], Outcome], tmp_path: Path
 ) -> None:

@@ -112,7 +112,26 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "code", "message"), MISTAKES)
+# One of each kind runs by default.
+USUAL = (
+    ["data.nme=3"],
+    ["data=mnst"],
+    ["data.batch_size=abc"],
+    ["--bogus"],
+    ["data.batch_size=0", "seed=-1"],
+    ["data=mnist", "data.dir=nowhere"],
+    ["model=file", "model.path=nowhere.keras"],
+    ["a=[b"],
+    ["stages=[adapt]", "seed=3"],
+    ["tracking.uri=./mlruns"],
+    ["-m", "seed=a,b"],
+)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [each if each[0] in USUAL else pytest.param(*each, marks=pytest.mark.slow) for each in MISTAKES],
+)
 def test_a_mistake_gets_one_clear_message_and_no_traceback(
     arguments: list[str], code: int, message: str, tmp_path: Path
 ) -> None:

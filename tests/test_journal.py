@@ -166,3 +166,24 @@ def test_numbers_survive_to_the_last_bit(tmp_path: Path) -> None:
         begin(known, "one").end_stage("baseline", entry(tmp_path, "a") | {"history": values})
     again = json.loads((tmp_path / "one" / "journal.json").read_text())["ended"]["baseline"]["history"]
     assert list(map(repr, again)) == list(map(repr, values))
+
+
+def test_an_ended_run_whose_report_is_gone_is_not_found(tmp_path: Path) -> None:
+    report = tmp_path / "report.html"
+    report.write_text("")
+    with journals(tmp_path) as known:
+        begin(known, "one").finish({"sentences": [], "report": str(report)})
+        assert known.find(IDENTITY) is not None
+        report.unlink()
+        assert known.find(IDENTITY) is None
+
+
+def test_a_stage_that_has_to_be_done_again_takes_those_after_it_along(tmp_path: Path) -> None:
+    with journals(tmp_path) as known:
+        journal = begin(known, "one")
+        for name, key in IDENTITY.keys.items():
+            journal.end_stage(name, entry(tmp_path, key))
+        assert journal.forget("insert") == ["insert", "adapt"]
+        assert list(known.look_up("one").ended) == ["baseline"]
+        assert known.has("one")
+        assert not known.has("two")

@@ -196,6 +196,7 @@ def test_the_adapted_network_differs_from_the_inserted_one_in_batch_normalizatio
         assert same != isinstance(first, keras.layers.BatchNormalization), first.name
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_weights(finished: Finished, tmp_path: Path) -> None:
     again = bnadapt(*QUICK, "stages=[baseline,insert,adapt]", cwd=tmp_path)
     first, second = (
@@ -237,7 +238,7 @@ def test_stages_go_on_from_an_earlier_run_and_end_as_in_one(unfinished: Finished
          "This makes it: bnadapt baseline.epochs=2 "),
         ("[finetune]", "known", "stage finetune needs stage adapt, and run {id} has baseline, insert. This makes it: "
          "bnadapt baseline.epochs=2 "),
-        ("[adapt]", "unknown", "from_run=unknown: no such run"),
+        pytest.param("[adapt]", "unknown", "from_run=unknown: no such run", marks=pytest.mark.slow),
     ],
 )  # fmt: skip
 def test_what_a_stage_needs_and_does_not_have_is_named_with_the_command_that_makes_it(

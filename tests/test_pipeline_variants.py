@@ -23,6 +23,7 @@ def test_the_command_without_arguments_runs_the_whole_procedure(tmp_path: Path) 
     assert result.parent.data.metrics["test_accuracy"] > 0.88
 
 
+@pytest.mark.slow
 def test_a_failed_stage_is_marked_and_what_was_before_it_stays(tmp_path: Path) -> None:
     result = bnadapt(*QUICK, "schedule.adapt.train=['conv.*']", "stages=[baseline,insert]", cwd=tmp_path)
     assert result.code == 0
@@ -146,6 +147,7 @@ def test_no_stage_before_evaluate_decodes_a_test_image(
     assert seen[1].test._decoded is not None
 
 
+@pytest.mark.slow
 def test_an_interrupt_marks_the_runs_as_killed(tmp_path: Path) -> None:
     process = start("baseline.epochs=100000", cwd=tmp_path)
     assert process.stdout is not None
@@ -162,6 +164,7 @@ def test_an_interrupt_marks_the_runs_as_killed(tmp_path: Path) -> None:
     assert len(runs) == 2
 
 
+@pytest.mark.slow
 def test_what_cannot_work_fails_before_anything_trains(tmp_path: Path) -> None:
     result = bnadapt(*QUICK, "schedule.adapt.train=['conv.*']", cwd=tmp_path)
     assert result.code == 1

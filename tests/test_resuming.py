@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 
 from tests.command import QUICK, Finished, bnadapt
-from tests.interrupted import Left, comparable, journal_of, killed_after, left, steps_that_repeat
+from tests.interrupted import (
+    Left,
+    comparable,
+    ended_in,
+    journal_of,
+    killed_after,
+    killed_when,
+    left,
+    steps_that_repeat,
+)
 
 # Enough steps that a signal finds the stages at work.
 LONGER = [
@@ -18,6 +27,9 @@ LONGER = [
     *QUICK[:3],
     "data.batch_size=16",
 ]
+SIGNAL_HEARD = (
+    "ends in seconds, runs marked as killed; goes on to bit-identical weights, each step in MLflow once"
+)
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +74,7 @@ def test_what_was_finished_is_found_and_not_repeated(once: Finished, whole: Left
     "process: one setting changed between two runs",
     "repeats only the stages that depend on it; their weights are those of a run from scratch",
 )
+@pytest.mark.slow
 def test_a_change_repeats_what_depends_on_it_alone(once: Finished, tmp_path: Path) -> None:
     changed = bnadapt(*LONGER, "schedule.finetune.learning_rate=0.002", "resume=true", cwd=once.directory)
     assert changed.code == 0, changed.errors
@@ -76,9 +89,30 @@ def test_a_change_repeats_what_depends_on_it_alone(once: Finished, tmp_path: Pat
     assert mine["5_control"] == theirs["5_control"]
     for key in ("test/1_baseline", "test/3_adapt", "test/4_finetune", "test_accuracy"):
         assert changed.parent.data.metrics[key] == plain.parent.data.metrics[key]
+    # What was taken over counts as well when the run is done again, all of it.
+    again = bnadapt(f"repeat={changed.run_id}", cwd=once.directory)
+    assert again.code == 0, again.errors
+    assert again.output.count("the same weights") == 5
+    assert "repeated: every weight is the same, bit by bit" in again.output
 
 
-@pytest.mark.parametrize(("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
+@pytest.mark.parametrize(
+    ("number", "word"),
+    [
+        pytest.param(
+            signal.SIGINT,
+            "interrupted",
+            marks=pytest.mark.fault("process: Ctrl-C in a pipeline", SIGNAL_HEARD),
+            id="SIGINT",
+        ),
+        pytest.param(
+            signal.SIGTERM,
+            "terminated",
+            marks=[pytest.mark.slow, pytest.mark.fault("process: SIGTERM in a pipeline", SIGNAL_HEARD)],
+            id="SIGTERM",
+        ),
+    ],
+)
 def test_a_signal_ends_it_in_seconds_and_it_goes_on(
     number: int, word: str, whole: Left, tmp_path: Path
 ) -> None:
@@ -115,7 +149,7 @@ def test_a_run_is_not_gone_on_with_under_other_settings(once: Finished) -> None:
     assert refused.code == 1
     reason = "that run cannot be gone on with like this: data.batch_size was 16, is 32"
     assert f"resume={run_id}: {reason}" in refused.errors
-    missing = bnadapt(*LONGER, "resume=0123456789abcdef", cwd=once.directory)
+    missing = bnadapt(*LONGER, f"resume={0:032x}", cwd=once.directory)
     assert missing.code == 1
     assert "has no run of this id to go on with" in missing.errors
 
@@ -124,6 +158,7 @@ def test_a_run_is_not_gone_on_with_under_other_settings(once: Finished) -> None:
     "process: a run repeated from its id",
     "every weight of every stage the same, bit by bit",
 )
+@pytest.mark.slow
 def test_a_run_is_repeated_from_its_id_bit_by_bit(once: Finished) -> None:
     again = bnadapt(f"repeat={once.run_id}", cwd=once.directory)
     assert again.code == 0, again.errors
@@ -143,6 +178,7 @@ def test_a_run_is_repeated_from_its_id_bit_by_bit(once: Finished) -> None:
     "process: a sweep started again with one of its jobs already done",
     "only the jobs that had not ended run; started a third time, none does",
 )
+@pytest.mark.slow
 def test_a_sweep_goes_on_where_it_stopped(tmp_path: Path) -> None:
     words = [*QUICK, "evaluation.control=false"]
     first = bnadapt(*words, "seed=1", cwd=tmp_path)
@@ -152,3 +188,39 @@ def test_a_sweep_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert f"run {first.run_id} did this before" in sweep.output
     again = bnadapt("-m", *words, "seed=1,2", "resume=true", cwd=tmp_path)
     assert again.output.count("did this before") == 2
+
+
+@pytest.mark.fault(
+    "process: killed, and networks of ended stages lost or damaged meanwhile",
+    "these stages and those after them are done again, the others not; the same weights",
+)
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", ["lost", "damaged"])
+def test_an_ended_stage_whose_network_is_gone_is_done_again(damage: str, whole: Left, tmp_path: Path) -> None:
+    killed_when(lambda: "adapt" in ended_in(tmp_path), *LONGER, cwd=tmp_path)
+    (network,) = tmp_path.glob("outputs/*/*/models/2_insert.keras")
+    network.unlink() if damage == "lost" else network.write_bytes(network.read_bytes()[:1000])
+    again = bnadapt(*LONGER, "resume=true", cwd=tmp_path)
+    assert again.code == 0, again.errors
+    assert "2_insert.keras no longer holds what stage insert left; done again: insert, adapt" in again.errors
+    assert ": baseline had ended" in again.output
+    assert left(tmp_path).weights == whole.weights
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["resume=false"], "resume=False: give true or the id of a run"),
+        (["resume="], "resume=: give true or the id of a run"),
+        (
+            ["resume=true", f"repeat={'0' * 32}"],
+            "repeat does a run again from its beginning, resume goes on with one",
+        ),
+        ([f"resume={'0' * 32}"], "has no run of this id to go on with"),
+    ],
+)
+def test_what_cannot_be_gone_on_with_is_said_at_once(words: list[str], message: str, tmp_path: Path) -> None:
+    refused = bnadapt(*words, cwd=tmp_path)
+    assert refused.code == 1
+    assert message in refused.errors
+    assert "starting TensorFlow" not in refused.output

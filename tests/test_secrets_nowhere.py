@@ -1,7 +1,6 @@
 """Real commands with secrets in their settings and environment: the secrets are found nowhere afterwards."""
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.command import QUICK
+from tests.processes import end
 
 PASSWORD = "s3cr3t/pa55@word!"
 ENVIRONMENT = {
@@ -43,6 +43,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
     process = subprocess.Popen(
         [sys.executable, "-m", "mlflow", "server", *words, "--port", str(port)],
         cwd=directory,
+        # Without its jobs for language models, whose processes leave its group and would stay behind.
+        env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
         start_new_session=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -56,8 +58,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
                 time.sleep(0.25)
         yield f"127.0.0.1:{port}", directory
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        end(process)
 
 
 def run(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

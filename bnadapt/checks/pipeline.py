@@ -77,6 +77,14 @@ def contradictions(settings: Settings) -> list[str]:
             )
         mistakes += selector_mistakes(f"schedule.{name}.train", stage.train)
         mistakes += switch_mistakes(f"schedule.{name}", stage)
+    if settings.resume is not None and not re.fullmatch(r"true|[0-9a-f]{32}", settings.resume.lower()):
+        mistakes.append(
+            f"resume={settings.resume}: give true or the id of a run, 32 hexadecimal digits; leave it out to begin anew"
+        )
+    if settings.repeat is not None and settings.resume is not None:
+        mistakes.append(
+            "repeat does a run again from its beginning, resume goes on with one: give one of them"
+        )
     mistakes += selector_mistakes("baseline.train", settings.baseline.train)
     if STATISTICS in settings.baseline.train:
         mistakes.append(

@@ -12,14 +12,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from bnadapt.checks import check
-from bnadapt.config import Settings
+from bnadapt.config import Settings, deciding_keys, names_a_run
 from bnadapt.errors import SettingsError
 from bnadapt.journal import Journals
 from bnadapt.secrets import HIDDEN
-
-TRUE = "true"
-# Words that change no result: they may stand beside the id of a run whose settings are taken.
-_TELLING = ("resume=", "tracking.", "progress=", "traceback=", "checkpoints.")
 
 
 def configuration_directory() -> Path:
@@ -79,13 +75,20 @@ def command_of_job() -> list[str]:
     return ["bnadapt", *options, *HydraConfig.get().overrides.task]
 
 
-def settings_of_job(config: DictConfig) -> Settings:
-    """Settings of the job at hand: composed, or those of the run that ``resume`` names and nothing else does."""
+def settings_of_job(config: DictConfig) -> tuple[Settings, list[str]]:
+    """Settings of the job at hand, and its words: composed, or those of the run that ``resume`` alone names.
+
+    Raises:
+        StageError: there is no run of the id that ``resume`` names.
+    """
     settings = settings_from(config)
-    if settings.resume is None or settings.resume.lower() == TRUE or _other_words():
-        return settings
-    known = Journals(Path.cwd() / settings.checkpoints.directory).settings_of(settings.resume)
-    return settings if known is None else recorded(known, "resume")
+    if not names_a_run(settings.resume):
+        return settings, command_of_job()
+    assert settings.resume is not None
+    journal = Journals(Path.cwd() / settings.checkpoints.directory).look_up(settings.resume)
+    if _other_words():
+        return settings, command_of_job()
+    return recorded(journal.settings, "resume"), journal.command
 
 
 def recorded(values: Mapping[str, Any], key: str) -> Settings:
@@ -97,8 +100,7 @@ def recorded(values: Mapping[str, Any], key: str) -> Settings:
     other = _other_words()
     if other:
         raise SettingsError(f"{key}=RUN_ID takes the settings of that run; leave out {' '.join(other)}")
-    words = [word for word in HydraConfig.get().overrides.task if not word.startswith("repeat=")]
-    telling = [word for word in words if word.startswith(_TELLING)]
+    telling = [word for word in HydraConfig.get().overrides.task if not word.startswith("repeat=")]
     # How that run itself began is no matter for one that goes on with it or repeats it.
     plain = OmegaConf.merge(OmegaConf.create({**values, "resume": None}), OmegaConf.from_dotlist(telling))
     assert isinstance(plain, DictConfig)
@@ -112,5 +114,6 @@ def recorded(values: Mapping[str, Any], key: str) -> Settings:
 
 def _other_words() -> list[str]:
     """The words of this job that are about more than which run, and where and how its results are told."""
-    words = list(HydraConfig.get().overrides.task)
-    return [word for word in words if not word.startswith((*_TELLING, "repeat="))]
+    return [
+        word for word in HydraConfig.get().overrides.task if deciding_keys([word.lstrip("+~").split("=")[0]])
+    ]

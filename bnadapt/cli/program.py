@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bnadapt.checks.words import require_used_words
 from bnadapt.cli.commands import COMMANDS
-from bnadapt.cli.composition import command_of_job, hydra_main, settings_of_job, tags_of_job
+from bnadapt.cli.composition import hydra_main, settings_of_job, tags_of_job
 from bnadapt.cli.messages import FAILED, INTERRUPTED, TERMINATED, exit_code, print_error, print_stop
 from bnadapt.cli.records import hide_secrets_in_records
 from bnadapt.cli.targets import refuse_foreign_targets
@@ -78,7 +79,8 @@ def _run(config: DictConfig, failures: list[Exception], wants_traceback: bool) -
         remember(HydraConfig.get().overrides.task)
         hide_in_output()
         hide_secrets_in_records()
-        settings, command = settings_of_job(config), [redacted(word) for word in command_of_job()]
+        settings, words = settings_of_job(config)
+        command = [redacted(word) for word in words]
         _check_before_tensorflow(settings, command)
         prepare_environment(settings.tracking.telemetry)
         print("starting TensorFlow ...", flush=True)  # seconds of silence otherwise
@@ -119,7 +121,8 @@ def _add_what_is_kept(stop: BaseException, settings: Settings) -> None:
         stop.add_note("the trials that had ended are kept; the same command goes on with them")
     if HydraConfig.get().mode is RunMode.MULTIRUN:
         words = [word for word in sys.argv[1:] if not word.startswith("resume=")]
-        stop.add_note(f"go on with the whole sweep: {' '.join(['bnadapt', *words, 'resume=true'])}")
+        program = os.environ.get("BNADAPT_COMMAND", "bnadapt")
+        stop.add_note(f"go on with the whole sweep: {shlex.join([program, *words, 'resume=true'])}")
 
 
 def _check_before_tensorflow(settings: Settings, command: list[str]) -> None:

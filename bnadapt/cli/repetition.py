@@ -30,7 +30,8 @@ def repeat(task: Callable[[Settings], Callable[..., object]]) -> Callable[..., N
             )
         for difference in differences(earlier):
             console.print(f"note: {difference}", soft_wrap=True)
-        outcome = task(again)(again, run_directory, command=command, tags={**tags, "repeats": earlier.run_id})
+        more = {**tags, "repeats": earlier.run_id}
+        outcome = task(again)(again, run_directory, command=earlier.command, tags=more)
         _tell(console, tracker, earlier, str(getattr(outcome, "run_id")))  # noqa: B009 - both kinds have one
 
     return perform

@@ -98,7 +98,7 @@ def record_start(
     ]
     console.print("\n".join(lines), soft_wrap=True)
     run.log_text("plan.txt", "\n".join(lines))
-    run.log_text(PROVENANCE, json.dumps(provenance(start), indent=1, ensure_ascii=False))
+    run.log_text(PROVENANCE, json.dumps(provenance(start, run.command), indent=1, ensure_ascii=False))
 
 
 def print_adopted(console: Console, earlier: Earlier) -> None:

@@ -15,13 +15,14 @@ from bnadapt.config import (
     Settings,
     StageSettings,
     inserts,
+    names_a_run,
     settings_by_key,
 )
 from bnadapt.errors import StageError
-from bnadapt.identity import code_digest, stage_keys
+from bnadapt.identity import code_digest, hash_of, stage_keys
 from bnadapt.journal import Identity, Journal, Journals
 from bnadapt.normalization.proof import weights_digest
-from bnadapt.resuming import TRUE, Earlier
+from bnadapt.resuming import Earlier
 from bnadapt.start import Start
 from bnadapt.tracking.store import Tracker
 
@@ -39,7 +40,7 @@ def identity_of(settings: Settings, first: Start, tracker: Tracker) -> Identity:
     alike = resuming.identity_of(settings, first, tracker)
     values = settings_by_key(settings.comparison)
     own = {key: repr(getattr(holder, each.name)) for key, (holder, each) in values.items()}
-    return Identity(store=alike.store, keys={}, rest=_hash([alike.rest, dict(alike.keys), own]))
+    return Identity(store=alike.store, keys={}, rest=hash_of([alike.rest, dict(alike.keys), own]))
 
 
 def look_back(known: Journals, settings: Settings, identity: Identity, tracker: Tracker) -> Earlier:
@@ -49,8 +50,8 @@ def look_back(known: Journals, settings: Settings, identity: Identity, tracker: 
         StageError: ``resume`` names a run that is not there, was made with other settings, data or code, or is in
             progress elsewhere.
     """
-    if settings.resume is not None and settings.resume.lower() != TRUE:
-        before = (known.settings_of(settings.resume) or {}).get("comparison", {})
+    if settings.resume is not None and names_a_run(settings.resume):
+        before = known.look_up(settings.resume).settings.get("comparison", {})
         now = json.loads(json.dumps(asdict(settings.comparison)))
         changed = list(_changes("comparison", before, now)) if before else []
         if changed:
@@ -82,7 +83,7 @@ class Keys:
         """Of the trained baseline, which sees the target's labels only where they are its own, or its head is new."""
         sees_target = not self._start.transfers or self._start.new_head_for_target
         target = self._start.splits.training_digest if sees_target else ""
-        return _hash([self._stages(settings, target)[BASELINE], self._code])
+        return hash_of([self._stages(settings, target)[BASELINE], self._code])
 
     def of(self, settings: Settings, *more: object) -> str:
         """Of what the procedure leaves with the settings of an arm, and of whatever else it depends on."""
@@ -94,7 +95,7 @@ class Keys:
                 insertion=replace(type(settings.insertion)(), samples=settings.insertion.samples),
             )
         keys = self._stages(settings, self._start.splits.training_digest)
-        return _hash([keys[[INSERT, *settings.schedule][-1]], self._code, more])
+        return hash_of([keys[[INSERT, *settings.schedule][-1]], self._code, more])
 
     def _stages(self, settings: Settings, target: str) -> dict[str, str]:
         baseline: StageSettings = self._start.baseline
@@ -172,7 +173,7 @@ class Memory:
 
 def others(known: Journals, settings: Settings, identity: Identity, run_id: str) -> list[Journal]:
     """The journals of other unfinished runs in the same store, where ``resume=true`` allows to take over from them."""
-    if settings.resume is None or settings.resume.lower() != TRUE:
+    if settings.resume is None or names_a_run(settings.resume):
         return []
     return [
         journal
@@ -201,7 +202,3 @@ def _changes(key: str, before: Any, now: Any) -> Iterator[str]:
             yield from _changes(f"{key}.{name}", before.get(name), now.get(name))
     elif before != now:
         yield f"{key} was {before}, is {now}"
-
-
-def _hash(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()

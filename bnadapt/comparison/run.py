@@ -1,7 +1,6 @@
 """The comparison, in order: repetitions with their baselines and arms, then the test images, then the choice."""
 
 import math
-import os
 import shlex
 import time
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ import keras
 import yaml
 from rich.console import Console
 
-from bnadapt.already_done import print_ended
+from bnadapt.already_done import print_cut_off, print_ended
 from bnadapt.artifacts import attempt
 from bnadapt.comparison import account
 from bnadapt.comparison.arms import Repetition, repetitions, runnable, settings_of
@@ -66,7 +65,6 @@ def run_comparison(
         BnadaptError: something that the user can mend; the arms that had ended are recorded.
     """
     console = Console(markup=False, highlight=False)  # names and paths may hold brackets
-    program = os.environ.get("BNADAPT_COMMAND", "bnadapt")
     tracker = Tracker(settings.tracking, Path.cwd())
     began = time.monotonic()
     read = Reader()
@@ -91,8 +89,9 @@ def run_comparison(
                 command=shlex.join(command),
                 resume=earlier.journal.run_id if earlier.journal else None,
             ) as run,
-            telling_how_to_go_on(run.run_id, settings, program),
+            telling_how_to_go_on(known, run.run_id, settings),
         ):
+            print_cut_off(console, known, settings, run.cut_off)
             journal = open_journal(known, earlier, run.run_id, identity, settings, run_directory, command)
             directory = journal.run_directory
             memory = Memory(journal, others(known, settings, identity, run.run_id))

@@ -50,7 +50,7 @@ class Delivery:
         if self.refused:
             parts.append(f"{self.refused:,} refused by the store, kept in {self.folder / REFUSED}")
         if self.cut_off:
-            parts.append(f"the run was cut off and is marked as killed; resume={self.run_id} goes on with it")
+            parts.append("the run was cut off and is marked as killed")
         if self.reason:
             parts.append(self.reason)
         return f"run {self.run_id}: {'; '.join(parts)}"

@@ -172,7 +172,9 @@ def test_arms_that_are_the_same_on_a_network_run_once(tmp_path: Path) -> None:
     assert {"bn_only", "statistics", "further_training", "untouched"} <= set(arms)
 
 
-@pytest.mark.parametrize("position", ["before_activation", "after_activation"])
+@pytest.mark.parametrize(
+    "position", ["before_activation", pytest.param("after_activation", marks=pytest.mark.slow)]
+)
 def test_both_placements_are_compared_whichever_was_chosen(position: str, tmp_path: Path) -> None:
     settings = compose("experiment=compare", f"placement={position}", "data@baseline_data=digits")
     arms, _ = runnable(settings, started(settings, tmp_path))

@@ -93,6 +93,7 @@ def test_there_is_one_version() -> None:
         prepared_digits(DataSettings(name="digits:2.0.0"), "2.0.0")
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_prepare_one_copy_and_agree(tmp_path: Path, project: Path) -> None:
     program = """
 import hashlib

@@ -410,6 +410,7 @@ for name in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_another_process_gets_the_same_outputs_from_the_base_file(tmp_path):
     base = plain_cnn()
     base.save(tmp_path / "base.keras")

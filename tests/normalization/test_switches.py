@@ -332,6 +332,7 @@ assert {each.momentum for each in norms} == {0.99}
 """
 
 
+@pytest.mark.slow
 def test_a_model_saved_while_switched_loads_without_this_package(tmp_path):
     model = cnn()
     configuration = model.get_config()

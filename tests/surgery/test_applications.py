@@ -27,7 +27,7 @@ from bnadapt.surgery.tree import layer_tree
 GOLDEN = Path(__file__).parent / "golden"
 POSITIONS = ("before_activation", "after_activation")
 ARCHITECTURES = [name for name in dir(keras.applications) if name[0].isupper()]
-SMALL = ("VGG16", "MobileNetV3Small")
+QUICK = ("MobileNetV3Small",)
 SIZES = {
     "InceptionV3": 75,
     "InceptionResNetV2": 75,
@@ -107,7 +107,7 @@ def _memory():
 
 @pytest.mark.usefixtures("_memory")
 @pytest.mark.parametrize(
-    "name", [n if n in SMALL else pytest.param(n, marks=pytest.mark.slow) for n in ARCHITECTURES]
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in ARCHITECTURES]
 )
 def test_architecture(name, elsewhere):
     model, images = build(name)

@@ -12,6 +12,7 @@ import pytest
 import requests
 
 from bnadapt.tracking.environment import prepare_environment
+from tests.processes import end
 
 prepare_environment(telemetry=False)
 
@@ -68,16 +69,17 @@ class Server:
         os.killpg(self._process.pid, number)
 
     def stop(self) -> None:
-        if self._process is not None and self._process.poll() is None:
-            self.signal(signal.SIGKILL)
-            self._process.wait()
+        if self._process is not None:
+            end(self._process)
 
 
 @pytest.fixture(scope="module")
 def running(tracker: Tracker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = Server(tracker.uri, tmp_path_factory.mktemp("server"))
-    yield server
-    server.stop()
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
 @pytest.fixture

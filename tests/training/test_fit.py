@@ -190,7 +190,7 @@ def test_weight_decay_spares_gamma_and_beta(network: keras.Model, splits: Splits
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
-@pytest.mark.parametrize("decay", ["none", "cosine"])
+@pytest.mark.parametrize("decay", ["none", pytest.param("cosine", marks=pytest.mark.slow)])
 def test_every_optimizer_learns(network: keras.Model, splits: Splits, optimizer: str, decay: str) -> None:
     rate = 0.1 if optimizer == "sgd" else 0.01
     trained = train(
