@@ -108,12 +108,23 @@ def _record(*given: Any, **more: Any) -> logging.LogRecord:
     return record
 
 
+def variables_within(text: str) -> list[str]:
+    """Names of the environment variables whose secrets occur in a text."""
+    return sorted(
+        name
+        for name, value in os.environ.items()
+        if any(each in text for each in _secrets_of_variable(name, value))
+    )
+
+
 def _secret_values() -> set[str]:
-    found = set(_remembered)
-    for name, value in os.environ.items():
-        if is_secret(name, value):
-            found |= {value, quote(value, safe=""), value.strip()}
-        found.update(_passwords(value))
+    return _remembered.union(*(_secrets_of_variable(name, value) for name, value in os.environ.items()))
+
+
+def _secrets_of_variable(name: str, value: str) -> set[str]:
+    found = set(_passwords(value))
+    if is_secret(name, value):
+        found |= {value, quote(value, safe=""), value.strip()}
     return found - {""}
 
 

@@ -30,10 +30,12 @@ class Left:
     files: set[str] = field(default_factory=set)
 
 
-def left(directory: Path) -> Left:
-    """What MLflow and the run directory hold of the only pipeline of a working directory."""
-    client = MlflowClient(f"sqlite:///{directory}/mlflow.db")
+def left(directory: Path, store: Path | None = None, *, parent: str | None = None) -> Left:
+    """What MLflow and the run directory hold of a pipeline, the only one of its store unless it is named."""
+    client = MlflowClient(f"sqlite:///{store or directory / 'mlflow.db'}")
     runs = client.search_runs(["1"], run_view_type=ViewType.ALL, max_results=1000)
+    if parent is not None:
+        runs = [run for run in runs if parent in (run.info.run_id, run.data.tags.get("mlflow.parentRunId"))]
     children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
     (parent,) = {run.data.tags["mlflow.parentRunId"] for run in children}  # one, however often it was killed
     report = next(path for path in directory.glob("outputs/*/*/report.html"))

@@ -1,5 +1,6 @@
 """Runs are gone on with, found again, taken over in part, and repeated: through the real command."""
 
+import json
 import re
 import signal
 from pathlib import Path
@@ -180,14 +181,25 @@ def test_a_run_is_repeated_from_its_id_bit_by_bit(once: Finished) -> None:
 )
 @pytest.mark.slow
 def test_a_sweep_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    words = [*QUICK, "evaluation.control=false"]
-    first = bnadapt(*words, "seed=1", cwd=tmp_path)
-    sweep = bnadapt("-m", *words, "seed=1,2", "resume=true", cwd=tmp_path)
-    assert sweep.code == 0, sweep.errors
-    assert sweep.output.count("did this before") == 1
-    assert f"run {first.run_id} did this before" in sweep.output
-    again = bnadapt("-m", *words, "seed=1,2", "resume=true", cwd=tmp_path)
-    assert again.output.count("did this before") == 2
+    words = ["-m", *QUICK, "evaluation.control=false", "seed=1,2,3"]
+
+    def in_the_second_job() -> bool:
+        ended = [
+            json.loads(file.read_text())["ended"] for file in tmp_path.glob("checkpoints/*/journal.json")
+        ]
+        return len(ended) == 2 and any(list(each) == ["baseline"] for each in ended)
+
+    killed_when(in_the_second_job, *words, cwd=tmp_path)
+    again = bnadapt(*words, "resume=true", cwd=tmp_path)
+    assert again.code == 0, again.errors
+    assert again.output.count("did this before, and nothing has changed since: it is not repeated") == 1
+    assert again.output.count(": baseline had ended") == 1
+    assert again.output.count("baseline: epoch 1/") == 1  # of the third job
+    runs = again.client.search_runs(["1"], max_results=1000)
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert len([run for run in runs if "mlflow.parentRunId" not in run.data.tags]) == 3
+    once_more = bnadapt(*words, "resume=true", cwd=tmp_path)
+    assert once_more.output.count("did this before") == 3
 
 
 @pytest.mark.fault(

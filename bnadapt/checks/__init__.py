@@ -8,6 +8,7 @@ from bnadapt.checks.limits import values_out_of_range
 from bnadapt.checks.pipeline import contradictions
 from bnadapt.checks.registry import registry_mistakes
 from bnadapt.checks.search import space_mistakes
+from bnadapt.checks.secrets import secrets_in_settings
 from bnadapt.config import Settings
 from bnadapt.errors import SettingsError
 
@@ -25,4 +26,5 @@ def _mistakes(settings: Settings) -> list[str]:
         *contradictions(settings),
         *comparison_mistakes(settings),
         *registry_mistakes(settings),
+        *secrets_in_settings(settings),
     ]

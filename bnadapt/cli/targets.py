@@ -2,12 +2,13 @@
 
 Hydra calls what stands behind ``_target_`` in its own part of a configuration, and Python's logging calls and
 imports what its configuration names. Files of a configuration may come from anybody, so all of that is looked over
-as soon as a configuration is composed, before Hydra acts on it.
+as soon as a configuration is composed, before Hydra acts on it. So are the names of the directories that it makes.
 """
 
 import importlib
 import logging
 import logging.handlers
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,9 @@ from hydra.experimental.callback import Callback
 from hydra.plugins.plugin import Plugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from bnadapt.secrets import redacted, variables_within
 
 # Sections of Hydra's part whose contents are called, and those that logging calls and imports from.
 _CALLED = ("callbacks", "launcher", "sweeper")
@@ -53,6 +57,16 @@ _VARIABLES = re.compile(
     r"(OMP|MKL|OPENBLAS|NUMEXPR|KMP)_\w+|TF_\w+|TFDS_\w+|MLFLOW_\w+|AWS_\w+|KERAS_BACKEND|CUDA_VISIBLE_DEVICES|"
     r"CUDA_DEVICE_ORDER|LANG|LC_\w+|TZ|COLUMNS|NO_COLOR"
 )
+
+
+_DIRECTORIES = (
+    "hydra.run.dir",
+    "hydra.sweep.dir",
+    "hydra.sweep.subdir",
+    "hydra.output_subdir",
+    "hydra.job.name",
+)
+_ENVIRONMENT = re.compile(r"\$\{\s*oc\.env\s*:\s*['\"]?(\w+)[^${}]*\}")
 
 
 class TargetError(HydraException):
@@ -90,6 +104,7 @@ class CheckingLoader(ConfigLoaderImpl):
         plain = OmegaConf.to_container(config.hydra, resolve=False)
         assert isinstance(plain, Mapping)
         check_hydra_part(plain)
+        check_directories(config)
         return config
 
 
@@ -123,6 +138,29 @@ def check_hydra_part(part: Mapping[Any, Any]) -> None:
                 f"hydra.job.env_set.{name}: this variable may change which programs run; set it for the whole command: "
                 f"{name}=... bnadapt ..."
             )
+
+
+def check_directories(config: DictConfig) -> None:
+    """Look over the names of directories that Hydra makes for a composed configuration.
+
+    Raises:
+        TargetError: names the key whose directory would be called after a secret.
+    """
+    for key in _DIRECTORIES:
+        text = _ENVIRONMENT.sub(lambda match: os.environ.get(match[1], ""), _written(config, key))
+        try:
+            text += f" {OmegaConf.select(config, key)}"
+        except OmegaConfBaseException:
+            pass  # a part that is not known before a job of a sweep starts; the job is looked over by itself
+        if redacted(text) != text:
+            names = variables_within(text)
+            origin = f"the value of the environment variable {' and '.join(names)}" if names else "a password"
+            raise TargetError(f"{key}: a directory would be called after {origin}; leave it out")
+
+
+def _written(config: DictConfig, key: str) -> str:
+    parent, _, name = key.rpartition(".")
+    return str(OmegaConf.to_container(OmegaConf.select(config, parent), resolve=False)[name])  # type: ignore[call-overload,index]
 
 
 def _check_logging(key: str, path: tuple[str, ...], value: str) -> None:

@@ -4,7 +4,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from bnadapt.report.comparison_contents import comparison_contents
 from bnadapt.report.comparison_drawings import comparison_drawings
 from bnadapt.report.comparison_material import ComparisonMaterial
 from bnadapt.report.comparison_tables import comparison_table, comparison_text
-from bnadapt.report.subject import are_rows, subject
+from bnadapt.report.subject import about_rows, are_rows, subject
 from bnadapt.report.tables import advice_text, duration
 from bnadapt.resuming import Earlier
 from bnadapt.start import Start
@@ -91,7 +91,7 @@ def record_start(
         f"  network: {start.parameters['model']}",
         f"  every arm: {comparison.steps:,} steps of {settings.data.batch_size} {what}, learning rates {rates}; "
         f"seeds {seeds}",
-        *(f"  {note}" for note in (*start.notes, *left_out)),
+        *(f"  {note}" for note in (*start.notes, *_about_data(left_out, start))),
         "",
         *(f"  {arm:{max(map(len, arms))}}  {how.description}" for arm, how in arms.items()),
         "",
@@ -106,6 +106,15 @@ def print_adopted(console: Console, earlier: Earlier) -> None:
     if earlier.journal is not None:
         console.print(f"goes on with run {earlier.journal.run_id}", soft_wrap=True)
         console.print(f"  in {earlier.journal.run_directory}\n", soft_wrap=True)
+
+
+def in_words_of_data(comparisons: Sequence[Comparison], start: Start) -> list[Comparison]:
+    """The same comparisons with sentences about what the data consist of: images or rows."""
+    return [replace(each, sentences=_about_data(each.sentences, start)) for each in comparisons]
+
+
+def _about_data(sentences: Sequence[str], start: Start) -> tuple[str, ...]:
+    return tuple(map(about_rows, sentences) if are_rows(start.splits.image_shape) else sentences)
 
 
 def outcome_of(comparisons: Sequence[Comparison], report: Path | None) -> dict[str, Any]:
@@ -156,22 +165,25 @@ def material(
             duration(seconds),
             datetime.now().astimezone().isoformat(" ", "minutes"),
         ),
-        comparisons=tuple(comparisons),
+        comparisons=tuple(in_words_of_data(comparisons, start)),
         results=tuple(results),
         descriptions={name: arm.description for name, arm in work.arms.items()},
         data=_data(work, start),
         source_data=data_facts(start.source_splits) if start.transfers else {},
-        notes=(*start.notes, *notes),
-        advice=attempt(
-            "the advice",
-            lambda: comparison_advice(
-                comparisons,
-                results,
-                validation_limit=settings.data.validation_limit,
-                training_images=start.splits.train.size if few else None,
-            ),
-        )
-        or (),
+        notes=(*start.notes, *_about_data(notes, start)),
+        advice=tuple(
+            replace(each, sentence=_about_data([each.sentence], start)[0])
+            for each in attempt(
+                "the advice",
+                lambda: comparison_advice(
+                    comparisons,
+                    results,
+                    validation_limit=settings.data.validation_limit,
+                    training_images=start.splits.train.size if few else None,
+                ),
+            )
+            or ()
+        ),
         look=look.look,
         diagnosis=look.diagnosis,
         shifts=look.shifts,

@@ -39,11 +39,13 @@ class _Checked:
     Attributes:
         digest: SHA-256 of the file.
         pixels: SHA-256 of size and pixels, as the network gets them but for their size.
+        channels: Of the picture in the file: 1 grey, 2 grey and opacity, 3 RGB, 4 RGB and opacity.
         opaque: Whether no pixel is transparent.
     """
 
     digest: bytes
     pixels: bytes
+    channels: int
     opaque: bool
 
 
@@ -75,7 +77,7 @@ class ImageFolder:
         """
         records: dict[str, Records] = {}
         failures: list[_Failure] = []
-        opaque: list[bool] = []
+        found: list[_Checked] = []
         for part in parts:
             files = self._tree.parts[part]
             with _bombs_as_errors(), ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
@@ -86,10 +88,11 @@ class ImageFolder:
                     good.append((path, label, result))
                 else:
                     failures.append((path, result))
-            opaque += [each.opaque for _, _, each in good]
+            found += [each for _, _, each in good]
             records[part] = _records(good, channels)
         self._judge(failures, records)
-        return records, self._notes(failures) + (_opacity_notes(opaque) if channels == 4 else [])
+        notes = self._notes(failures) + _channel_notes([each.channels for each in found], channels)
+        return records, notes + (_opacity_notes([each.opaque for each in found]) if channels == 4 else [])
 
     def _judge(self, failures: list[_Failure], records: dict[str, Records]) -> None:
         if failures and not self._skip_corrupt:
@@ -189,6 +192,7 @@ def _check(path: Path, channels: int) -> _Checked | str:
         if not content:
             return "the file is empty"
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            stored = _stored_channels(image)
             pixels = decode(image, channels)
             opaque = pixels.shape[-1] != 4 or bool((pixels[..., 3] == 255).all())
     except UnidentifiedImageError:
@@ -201,6 +205,7 @@ def _check(path: Path, channels: int) -> _Checked | str:
     return _Checked(
         hashlib.sha256(content).digest(),
         hashlib.sha256(shape + np.ascontiguousarray(pixels).tobytes()).digest(),
+        stored,
         opaque,
     )
 
@@ -214,6 +219,28 @@ def _bombs_as_errors() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         yield
+
+
+def _stored_channels(image: Image.Image) -> int:
+    return (1 if _is_grey(image) else 3) + image.has_transparency_data
+
+
+def _is_grey(image: Image.Image) -> bool:
+    return image.mode[0] in "1LI"
+
+
+def _channel_notes(stored: Sequence[int], channels: int) -> list[str]:
+    notes = []
+    for present in sorted(set(stored) - {channels}):
+        count = stored.count(present)
+        which = "images are" if count == len(stored) else f"{count:,} of {len(stored):,} images are"
+        how = ""
+        if present in (2, 4) and channels != 4:
+            how = ", what is transparent becomes white"
+        elif present in (1, 3) and channels == 4:
+            how = ", opacity is added"
+        notes.append(f"{which} converted from {present} to {channels} channel{'s' * (channels != 1)}{how}")
+    return notes
 
 
 def _opacity_notes(opaque: Sequence[bool]) -> list[str]:
@@ -245,7 +272,7 @@ def _header(path: Path) -> tuple[int, int, bool] | None:
             width, height = image.size
             if image.getexif().get(_ORIENTATION) in _ON_ITS_SIDE:
                 width, height = height, width
-            return height, width, image.mode[0] in "1LI"
+            return height, width, _is_grey(image)
     except Exception:  # What is wrong with it is said when the images are read.
         return None
 

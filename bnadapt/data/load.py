@@ -266,7 +266,8 @@ def _shape_notes(source: Source, image_shape: tuple[int, ...]) -> list[str]:
     elif source.image_shape[:2] != image_shape[:2]:
         stored = f"{source.image_shape[0]}x{source.image_shape[1]}"
         notes.append(f"images are resized from {stored} to {height}x{width} pixels")
-    if source.channels != channels:
+    # Files of a folder differ; it tells of each kind itself.
+    if source.channels != channels and not isinstance(source, ImageFolder):
         notes.append(
             f"images are converted from {source.channels} to {channels} channel{'s' * (channels != 1)}"
         )

@@ -14,13 +14,25 @@ import tensorflow as tf
 
 from bnadapt.config import DataSettings
 from bnadapt.data.records import Records
-from bnadapt.data.table_files import Rows, csv_rows, header_of, is_number, label_column, table_parts
+from bnadapt.data.table_arrays import CLASSES, FEATURES, arrays_of
+from bnadapt.data.table_files import (
+    Rows,
+    csv_rows,
+    header_notes,
+    header_of,
+    is_number,
+    label_column,
+    number_of,
+    table_parts,
+)
 from bnadapt.data.wording import listing, printable
 from bnadapt.errors import DataError
 
 _ROWS_AT_ONCE = 4096
 _MISSING = frozenset(("", "na", "n/a", "nan", "null", "none", "?", "-"))
-_FEATURES, _CLASSES = ("x", "features"), ("y", "labels")
+# Some data sets call their classes + and -.
+_NO_CLASS = _MISSING - {"-"}
+_WITHOUT_CLASS = "missing where the class should be (nan, none and the like name no class)"
 # More classes than half of the rows are none, unless there are so few that it may be a trial.
 _FEW_CLASSES = 20
 
@@ -32,6 +44,7 @@ class _Table:
     columns: tuple[str, ...]
     features: np.ndarray
     labels: list[str]
+    notes: list[str] = field(default_factory=list)
 
 
 class TableSource:
@@ -73,7 +86,8 @@ class TableSource:
 
     def read(self, parts: list[str], channels: int) -> tuple[dict[str, Records], list[str]]:
         """The rows, which were read before."""
-        return {part: self._records(part) for part in parts}, []
+        notes = [note for part in parts for note in self._tables[part].notes]
+        return {part: self._records(part) for part in parts}, notes
 
     def _records(self, part: str) -> Records:
         table, labels = self._tables[part], self._labels[part]
@@ -121,11 +135,19 @@ def _names_of(labels: Iterator[str]) -> dict[str, str]:
     if not all(map(is_number, distinct)):
         return {label: printable(unicodedata.normalize("NFC", label)) for label in distinct}
     by_value: dict[float, str] = {}
-    return {label: by_value.setdefault(float(label), label) for label in distinct}
+    return {label: by_value.setdefault(_value(label), label) for label in distinct}
+
+
+def _value(label: str) -> float:
+    """Integers as such: as floats, large ones that differ are one. Python takes 1 and 1.0 for one key."""
+    try:
+        return int(label)
+    except ValueError:
+        return float(label)
 
 
 def _order(names: set[str]) -> Any:
-    return float if all(map(is_number, names)) else str
+    return _value if all(map(is_number, names)) else str
 
 
 def _read(file: Path, wanted: str | None) -> _Table:
@@ -152,8 +174,8 @@ class _Problems:
                 for kind, (count, first) in self.found.items()
             ]
             raise DataError(
-                f"{printable(file)}: every cell but the class must be a finite number; write numbers there, or "
-                f"remove these rows or columns (data.label_column says which one is the class):{''.join(each)}"
+                f"{printable(file)}: every row needs a class, and every other cell must be a finite number; mend "
+                f"or remove these rows or columns (data.label_column says which one is the class):{''.join(each)}"
             )
 
 
@@ -167,12 +189,10 @@ def _read_csv(file: Path, wanted: str | None) -> _Table:
         while block := list(islice(checked, _ROWS_AT_ONCE)):
             for line, row in block:
                 labels.append(row.pop(position).strip())
-                if not labels[-1]:
-                    problems.add("empty where the class should be", f"line {line}, column {names[position]}")
-            try:
-                numbers = np.fromiter(map(float, chain.from_iterable(row for _, row in block)), np.float64)
-            except ValueError:
-                numbers = np.array([_number(cell) for _, row in block for cell in row])
+                if labels[-1].lower() in _NO_CLASS:
+                    where = f"line {line}, column {names[position]}: {labels[-1]!r}"
+                    problems.add(_WITHOUT_CLASS, where)
+            numbers = _numbers([cell for _, row in block for cell in row])
             blocks.append(_as_float32(numbers.reshape(len(block), len(columns))))
             for number, column in np.argwhere(~np.isfinite(blocks[-1])):
                 line, row = block[number]
@@ -181,7 +201,8 @@ def _read_csv(file: Path, wanted: str | None) -> _Table:
                 )
                 problems.add(_kind(row[column]), where)
     problems.judge(file)
-    return _Table(columns, np.concatenate(blocks or [np.zeros((0, len(columns)), np.float32)]), labels)
+    features = np.concatenate(blocks or [np.zeros((0, len(columns)), np.float32)])
+    return _Table(columns, features, labels, header_notes(file, names))
 
 
 def _with_all_cells(file: Path, rows: Rows, expected: int) -> Rows:
@@ -194,11 +215,15 @@ def _with_all_cells(file: Path, rows: Rows, expected: int) -> Rows:
         yield line, row
 
 
-def _number(cell: str) -> float:
-    try:
-        return float(cell)
-    except ValueError:
-        return math.nan
+def _numbers(cells: list[str]) -> np.ndarray:
+    """float64 of all cells, NaN for those that are none."""
+    text = "".join(cells)
+    if text.isascii() and "_" not in text:  # else Python takes more for numbers than other programs do
+        try:
+            return np.fromiter(map(float, cells), np.float64, len(cells))
+        except ValueError:
+            pass
+    return np.array([math.nan if number is None else number for number in map(number_of, cells)], np.float64)
 
 
 def _as_float32(numbers: np.ndarray) -> np.ndarray:
@@ -209,26 +234,25 @@ def _as_float32(numbers: np.ndarray) -> np.ndarray:
 def _kind(cell: str) -> str:
     if cell.strip().lower() in _MISSING:
         return "missing"
-    try:
-        number = float(cell)
-    except ValueError:
+    number = number_of(cell)
+    if number is None:
         return "text and no number"
     return "too large for 32 bits" if math.isfinite(number) else "not finite"
 
 
 def _read_npz(file: Path) -> _Table:
-    features, labels = _arrays(file)
+    features, labels = arrays_of(file)
     where = printable(file)
-    if features.ndim != 2 or not features.shape[1] or not np.issubdtype(features.dtype, np.number):
+    if features.ndim != 2 or not features.shape[1] or features.dtype.kind not in "iufc":
         raise DataError(
-            f"{where}: {_FEATURES[0]} is {features.dtype} of shape {features.shape}; it must be numbers of shape "
+            f"{where}: {FEATURES[0]} is {features.dtype} of shape {features.shape}; it must be numbers of shape "
             "(rows, columns). Images are read from folders (data=folder) or as TensorFlow Datasets sets (data=tfds)"
         )
     if np.iscomplexobj(features):
-        raise DataError(f"{where}: {_FEATURES[0]} holds complex numbers; give real ones, such as their parts")
+        raise DataError(f"{where}: {FEATURES[0]} holds complex numbers; give real ones, such as their parts")
     if labels.shape != features.shape[:1] or labels.dtype.kind not in "biufUS":
         raise DataError(
-            f"{where}: {_CLASSES[0]} is {labels.dtype} of shape {labels.shape}; it must be one number or word for "
+            f"{where}: {CLASSES[0]} is {labels.dtype} of shape {labels.shape}; it must be one number or word for "
             f"each of the {len(features)} rows"
         )
     if labels.dtype.kind == "S":
@@ -240,26 +264,10 @@ def _read_npz(file: Path) -> _Table:
     if labels.dtype.kind == "f":
         for row in np.flatnonzero(~np.isfinite(labels)):
             problems.add("not finite where the class should be", f"row {row}, counted from 0: {labels[row]}")
+    words = [str(label).strip() for label in labels]
+    if labels.dtype.kind in "US":
+        for row, word in enumerate(words):
+            if word.lower() in _NO_CLASS:
+                problems.add(_WITHOUT_CLASS, f"row {row}, counted from 0: {word!r}")
     problems.judge(file)
-    return _Table(tuple(map(str, range(numbers.shape[1]))), numbers, [str(label).strip() for label in labels])
-
-
-def _arrays(file: Path) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            present = list(arrays.files)
-            features = [name for name in _FEATURES if name in present]
-            labels = [name for name in _CLASSES if name in present]
-            if len(features) != 1 or len(labels) != 1:
-                raise DataError(
-                    f"{printable(file)}: it holds {listing([printable(name) for name in present]) or 'nothing'}; name "
-                    f"one array {' or '.join(_FEATURES)} and one {' or '.join(_CLASSES)}"
-                )
-            return arrays[features[0]], arrays[labels[0]]
-    except DataError:
-        raise
-    except Exception as error:  # a file of any origin is read by several parsers
-        raise DataError(
-            f"{printable(file)} cannot be read as .npz: {printable(error) or type(error).__name__}; write it with "
-            "numpy.savez(FILE, x=..., y=...), without objects in it"
-        ) from error
+    return _Table(tuple(map(str, range(numbers.shape[1]))), numbers, words)

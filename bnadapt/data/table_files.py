@@ -155,12 +155,31 @@ def label_column(path: Path, names: tuple[str, ...], wanted: str | None) -> int:
     return names.index(likely[0]) if likely else len(names) - 1
 
 
+def number_of(text: str) -> float | None:
+    """The number in a cell, finite or not; None for text, also for 1_0 and digits of other scripts."""
+    plain = text.strip()
+    if "_" in plain or not plain.isascii():
+        return None
+    try:
+        return float(plain)
+    except ValueError:
+        return None
+
+
 def is_number(text: str) -> bool:
     """Whether a cell is a number that is finite."""
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
+    number = number_of(text)
+    return number is not None and math.isfinite(number)
+
+
+def header_notes(path: Path, names: tuple[str, ...]) -> list[str]:
+    """A sentence where the names of the columns, all numbers or all but one, may be a row of data."""
+    if sum(map(is_number, names)) < len(names) - 1:
+        return []
+    return [
+        f"{printable(path.name)}: the first line ({listing(names, 5)}) was taken for the names of the columns; where "
+        "it is a row of data, put a line with names before it"
+    ]
 
 
 def require_table(path: str, wanted: str | None) -> None:

@@ -1,8 +1,12 @@
 """The archive of a ``.keras`` file, looked over before Keras sees it: its members, their sizes, its HDF5 file."""
 
+import errno
 import json
 import stat
+import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -16,6 +20,8 @@ CONFIGURATION, METADATA, WEIGHTS, ASSETS = "config.json", "metadata.json", "mode
 # look random; ten times the file and 64 MiB more is room enough for zeros, and no room for a bomb.
 TIMES_THE_FILE, MEBIBYTES_MORE = 10, 64
 LARGEST_CONFIGURATION = 32 << 20  # bytes; the largest network of keras.applications has 1.5 MB
+LARGEST_COPY = 1 << 30  # bytes; what is larger would fill the disk of temporary files
+_CHUNK = 1 << 20
 _HARMLESS_FILTERS = {
     h5py.h5z.FILTER_DEFLATE,
     h5py.h5z.FILTER_SHUFFLE,
@@ -43,6 +49,44 @@ def check_archive(path: Path) -> None:
         read_archive(path)
     except ModelError as error:
         raise ModelError(f"model.path={path} cannot be loaded: {error}") from error
+
+
+@contextmanager
+def private_copy(path: Path) -> Iterator[Path]:
+    """A copy of the file that nobody else can change, there while the block lasts.
+
+    What was looked over and what Keras then reads are one and the same, also where the file is exchanged in between.
+    A file of more than 1 GiB, or one for which the temporary directory has no room, is not copied: it is itself what
+    is given.
+
+    Raises:
+        ModelError: the file is missing, or no regular file that could be a ``.keras`` file.
+    """
+    size = _size_of_regular_file(path)
+    with tempfile.TemporaryDirectory(prefix="bnadapt-", ignore_cleanup_errors=True) as directory:
+        copy = Path(directory) / f"network{path.suffix}"
+        yield copy if size <= LARGEST_COPY and _copied(path, copy) else path
+
+
+def _copied(path: Path, copy: Path) -> bool:
+    """Copy a file up to the limit; False where there is no room for the copy."""
+    try:
+        source = path.open("rb")
+    except OSError as error:
+        raise ModelError(f"it cannot be read: {error.strerror or error}") from error
+    with source:
+        try:
+            with copy.open("xb") as target:
+                left = LARGEST_COPY  # the file may grow meanwhile
+                while left > 0 and (part := source.read(min(_CHUNK, left))):
+                    target.write(part)
+                    left -= len(part)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise ModelError(f"it cannot be read: {error.strerror or error}") from error
+            copy.unlink(missing_ok=True)
+            return False
+    return True
 
 
 def read_archive(path: Path) -> Contents:

@@ -1,5 +1,6 @@
 """Networks loaded from files, every one of which is looked over before Keras sees it."""
 
+import hashlib
 import importlib
 import importlib.util
 import re
@@ -13,9 +14,11 @@ import keras
 
 from bnadapt.config import ModelSettings
 from bnadapt.errors import ModelError
-from bnadapt.models.archive import read_archive
+from bnadapt.models.archive import private_copy, read_archive
 from bnadapt.models.untrusted import check_configuration
 
+_NO_WORD = r"\W"
+_LONGEST_REASON = 300  # characters
 _NUMBERS_MORE = 1 << 20  # beside twice what is stored: seeds, and what quantized layers unpack
 
 
@@ -36,14 +39,15 @@ def load_file(path: Path, trusting: ModelSettings | None = None, *, name: str | 
     try:
         if trusting.code is not None:
             run_code(trusting.code)
-        contents = read_archive(path)
-        check_configuration(
-            contents.configuration,
-            allow_lambda=trusting.allow_lambda,
-            allow_custom=trusting.code is not None,
-        )
-        with _weights_up_to(2 * contents.stored + _NUMBERS_MORE):
-            network = keras.saving.load_model(path, compile=False, safe_mode=not trusting.allow_lambda)
+        with private_copy(path) as copy:
+            contents = read_archive(copy)
+            check_configuration(
+                contents.configuration,
+                allow_lambda=trusting.allow_lambda,
+                allow_custom=trusting.code is not None,
+            )
+            with _weights_up_to(2 * contents.stored + _NUMBERS_MORE):
+                network = keras.saving.load_model(copy, compile=False, safe_mode=not trusting.allow_lambda)
         if not isinstance(network, keras.Model):
             raise ModelError(f"it describes a {type(network).__name__}, which is no network")
         return network
@@ -56,7 +60,8 @@ def load_file(path: Path, trusting: ModelSettings | None = None, *, name: str | 
 def run_code(code: str) -> None:
     """Run the Python code that registers a network's classes with Keras: a file, or a module that can be imported.
 
-    A file is run once in a process, however often networks are loaded.
+    A file is run once in a process, however often networks are loaded. It becomes a module by its own name, as if it
+    had been imported, so that networks saved later name the classes as their author would import them.
 
     Raises:
         ModelError: there is no such code, or it raised an error.
@@ -66,7 +71,7 @@ def run_code(code: str) -> None:
             importlib.import_module(code)
             return
         file = Path(code).absolute()
-        name = "bnadapt_model_code_" + re.sub(r"\W", "_", str(file))
+        name = _module_name(file)
         if name in sys.modules:
             return
         described = importlib.util.spec_from_file_location(name, file)
@@ -88,6 +93,24 @@ def run_code(code: str) -> None:
         ) from error
     except Exception as error:  # it is the user's program
         raise ModelError(f"model.code={code} fails with {type(error).__name__}: {error}") from error
+
+
+def _module_name(file: Path) -> str:
+    """The name of the file, or, where another module has it, one with a digest of the file's contents."""
+    if file.stem.isidentifier():
+        found = sys.modules.get(file.stem)
+        if found is not None:
+            origin = getattr(found, "__file__", None)
+        else:
+            described = importlib.util.find_spec(file.stem)
+            if described is None:
+                return file.stem
+            origin = described.origin
+        if origin is not None and Path(origin).absolute() == file:
+            return file.stem
+    # Nothing of the path: the name is written into every network that is saved later.
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
+    return f"{re.sub(_NO_WORD, '_', file.stem)}_{digest}"
 
 
 @contextmanager
@@ -125,4 +148,10 @@ def _reason(error: str) -> str:
     missing = re.search(r"Could not locate class '(\w+)'", error)
     if missing:
         return f"it needs the class {missing[1]}, which is not Keras' own"
-    return (error.strip().splitlines() or ["no reason was given"])[0]
+    # Keras' first line says which object it was, with the whole configuration after it; the cause comes last.
+    opening, _, cause = error.strip().rpartition("Exception encountered:")
+    words = " ".join((cause if opening else next(iter(cause.splitlines()), "")).split())
+    printable = "".join(letter for letter in words if letter.isprintable())
+    if len(printable) > _LONGEST_REASON:
+        printable = printable[: _LONGEST_REASON - 4] + " ..."
+    return printable or "no reason was given"

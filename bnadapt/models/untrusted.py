@@ -6,7 +6,9 @@ every name must lead to what a network is made of: Keras' own layers, operations
 like, read off Keras itself, without those that take code, files or addresses.
 """
 
+import builtins
 import inspect
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -41,10 +43,17 @@ _NAMESPACES = {
     "ops.numpy": True,
 }
 _GATES = frozenset({"get", "deserialize", "serialize"})  # build anything from a description
-# What networks are made of and has no public name, by the module that Keras writes: operations, Functional networks.
-_UNNAMED: dict[str, type] = {"keras.src.ops.": keras.Operation, "keras.src.models.": keras.Model}
+# What networks are made of and has no public name, by the module that Keras writes: operations, Functional networks,
+# and layers of keras.applications, which Keras finds by module and name.
+_UNNAMED: dict[str, type] = {
+    "keras.src.ops.": keras.Operation,
+    "keras.src.models.": keras.Model,
+    "keras.src.applications.": keras.layers.Layer,
+}
 _VALUES = frozenset({"__keras_tensor__", "__tensor__", "__numpy__", "__bytes__", "__ellipsis__", "__slice__"})
 _LAMBDA = "__lambda__"
+# TensorFlow names what a layer computes after it, and takes no other letters; the first of all is stricter.
+_NAME, _OUTERMOST = re.compile(r"[A-Za-z0-9_.>\-]*"), re.compile(r"([A-Za-z0-9.][A-Za-z0-9_.>\-]*)?")
 
 
 def check_configuration(
@@ -64,6 +73,7 @@ def check_configuration(
     top = {key: value for key, value in configuration.items() if key != "compile_config"}
     for entry in list(_entries(top)):  # all of them first, because that checks the depth
         _check_entry(entry, allow_lambda, allow_custom)
+        _check_name(entry, outermost=entry is top)
 
 
 def _entries(top: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -90,17 +100,19 @@ def _check_entry(entry: Mapping[str, Any], allow_lambda: bool, allow_custom: boo
         if not allow_lambda:
             raise ModelError(_LAMBDA_REFUSED.format("a function of its own"))
         return
-    if name == "function":
+    what = "function" if name == "function" else "class"
+    if what == "function":
         name = inner
     if (
         not isinstance(name, str)
         or not isinstance(module, str | None)
         or not isinstance(registered, str | None)
+        or not f"{name}{module}".isprintable()
     ):
         raise ModelError(f"its configuration describes an object by {str(name)[:80]!r}, which is no name")
     if _registered(name) or _registered(registered):
         if not allow_custom:
-            raise ModelError(_custom_refused(name, module, allow_custom))
+            raise ModelError(_custom_refused(what, name, module, allow_custom))
         return
     found = _resolve(module, name)
     if found is keras.layers.Lambda:
@@ -108,13 +120,55 @@ def _check_entry(entry: Mapping[str, Any], allow_lambda: bool, allow_custom: boo
             label = inner.get("name") if isinstance(inner, Mapping) else None
             raise ModelError(_LAMBDA_REFUSED.format(f"the Lambda layer {str(label)!r}"))
     elif found is None or id(found) not in _allowed():
-        raise ModelError(_refused(name, module, found, allow_custom))
+        raise ModelError(_refused(what, name, module, found, allow_custom))
     _check_inner(name, inner if isinstance(inner, Mapping) else {})
     for node in _list(entry.get("inbound_nodes")):
         if isinstance(node, Mapping) and not _holds_tensor(node):
             raise ModelError(
                 f"its configuration calls {name} on nothing that the network computes, when it is loaded"
             )
+
+
+def _check_name(entry: Mapping[str, Any], outermost: bool) -> None:
+    """Refuse names with which TensorFlow runs nothing, and those that no terminal or report could show as they are."""
+    inner, kind = entry.get("config"), _kind(entry)
+    for name in (entry.get("name"), inner.get("name") if isinstance(inner, Mapping) else None):
+        if name is None:
+            continue
+        if not isinstance(name, str):
+            raise ModelError(f"its configuration calls an object {ascii(name)[:80]}, which is no name")
+        if not name.isprintable():
+            raise ModelError(
+                f"it has a name with control characters or others that cannot be shown, {_escaped(name)}; {_RENAME}"
+            )
+        # Inputs and operations compute nothing under their own name.
+        named = inspect.isclass(kind) and issubclass(kind, keras.layers.Layer)
+        if (
+            named
+            and kind is not keras.layers.InputLayer
+            and not (_OUTERMOST if outermost else _NAME).fullmatch(name)
+        ):
+            raise ModelError(
+                f"its {'network' if outermost else 'layer'} is called {_escaped(name)}, under which TensorFlow runs "
+                f"nothing; {_RENAME}"
+            )
+
+
+_RENAME = (
+    "names are made of letters from a to z, digits, and the characters _ . - >, the network's beginning with a letter "
+    "or digit. Rename it and save it again"
+)
+
+
+def _kind(entry: Mapping[str, Any]) -> Any:
+    registered = entry.get("registered_name")
+    own = keras.saving.get_registered_object(registered) if isinstance(registered, str) else None
+    module, name = entry.get("module"), entry["class_name"]
+    return own if own is not None or not isinstance(name, str) else _resolve(module, name)
+
+
+def _escaped(name: str) -> str:
+    return ascii(name) if len(name) <= 80 else f"{name[:80]!a} ..."
 
 
 def _resolve(module: str | None, name: str) -> Any:
@@ -131,7 +185,7 @@ def _resolve(module: str | None, name: str) -> Any:
     found_here = vars(home).get(name)
     for prefix, kind in _UNNAMED.items():
         if module.startswith(prefix) and _is_own(found_here, kind, module):
-            return kind
+            return found_here if takes_code_or_files(found_here) else kind
     return found_here
 
 
@@ -198,11 +252,11 @@ _LAMBDA_REFUSED = (
 )
 
 
-def _refused(name: str, module: str | None, found: Any, code_was_run: bool) -> str:
+def _refused(what: str, name: str, module: str | None, found: Any, code_was_run: bool) -> str:
     if found is None:
         if module is not None and module.partition(".")[0] == "keras":
             return f"it needs {module}.{name}, which this Keras ({keras.__version__}) does not have"
-        return _custom_refused(name, module, code_was_run)
+        return _custom_refused(what, name, module, code_was_run)
     if inspect.isclass(found) and takes_code_or_files(found):
         return (
             f"it holds a layer {name}, which loads code or files when it is built; no setting allows that. Build the "
@@ -211,15 +265,26 @@ def _refused(name: str, module: str | None, found: Any, code_was_run: bool) -> s
     return f"it names {module}.{name}, which is no part of a network; the file may have been made to do harm"
 
 
-def _custom_refused(name: str, module: str | None, code_was_run: bool) -> str:
-    needs = f"it needs the class {name}{f' of {module}' if module else ''}"
+def _custom_refused(what: str, name: str, module: str | None, code_was_run: bool) -> str:
+    if module is not None and _is_pythons(module, name):
+        return (
+            f"it names {module}.{name}, which is no part of a network; the file may have been made to do harm"
+        )
+    needs = f"it needs the {what} {name}{f' of {module}' if module else ''}"
     if code_was_run:
         return (
-            f"{needs}, which the Python code of model.code does not register; decorate the class with "
+            f"{needs}, which the Python code of model.code does not register; decorate the {what} with "
             "@keras.saving.register_keras_serializable() under the package that the network was saved with"
         )
     return (
         f"{needs}, which is not Keras' own; build the network of Keras' layers as a Sequential or Functional model "
-        "(subclassed models cannot be rewritten), or name the Python code that registers the class, which is then run: "
-        "model.code=FILE.py"
+        f"(subclassed models cannot be rewritten), or name the Python code that registers the {what}, which is then "
+        "run: model.code=FILE.py"
     )
+
+
+def _is_pythons(module: str, name: str) -> bool:
+    # Keras writes functions of anybody's as those of ``builtins``.
+    if module == "builtins":
+        return hasattr(builtins, name)
+    return module.partition(".")[0] in sys.stdlib_module_names

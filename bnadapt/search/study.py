@@ -122,7 +122,7 @@ def opened(
         except SettingsError:
             raise
         except Exception as error:  # SQLAlchemy, Alembic and drivers raise what they like
-            cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+            cause = str(error).splitlines()[0].rstrip(" .") if str(error) else type(error).__name__
             raise SettingsError(
                 f"search.storage={settings.search.storage}: the storage cannot be used: {cause}. "
                 "Name a file: search.storage=sqlite:///search.db"

@@ -243,7 +243,7 @@ def as_patterns(patterns: Patterns) -> list[str]:
     listed = [patterns] if isinstance(patterns, str) else list(patterns)
     for pattern in listed:
         try:
-            re.compile(pattern)
+            re.compile(pattern, re.DOTALL)
         except re.error as error:
             raise SurgeryError(f"'{pattern}' is no regular expression: {error}") from error
     return listed
@@ -251,7 +251,9 @@ def as_patterns(patterns: Patterns) -> list[str]:
 
 def matches(pattern: str, path: str) -> bool:
     """Whether a pattern fully matches a path or the name at its end."""
-    return bool(re.fullmatch(pattern, path) or re.fullmatch(pattern, path.rsplit("/", 1)[-1]))
+    name = path.rsplit("/", 1)[-1]
+    # A layer may be called anything, and ``.*`` means every layer.
+    return bool(re.fullmatch(pattern, path, re.DOTALL) or re.fullmatch(pattern, name, re.DOTALL))
 
 
 def _site(group: Sequence[Call], position: Position, shared: bool, found: _Found) -> Site:

@@ -230,8 +230,7 @@ def test_a_network_of_four_channels_gets_opacity_and_others_what_is_seen(tmp_pat
     four = loaded(tmp_path, (6, 5, 4))
     found = np.stack([image for image, _ in four.test.examples.as_numpy_iterator()])
     np.testing.assert_array_equal(found, pixels[:12])
-    assert "images are converted from 3 to 4 channels" in four.notes
-    assert not any("opacity" in note for note in four.notes)
+    assert not any("converted" in note or "opacity" in note for note in four.notes)
     three = np.stack([image for image, _ in loaded(tmp_path, (6, 5, 3)).test.examples.as_numpy_iterator()])
     opacity = pixels[:12, ..., 3:] / 255
     np.testing.assert_allclose(three, pixels[:12, ..., :3] * opacity + 255 * (1 - opacity), atol=1)
@@ -247,10 +246,15 @@ def test_images_without_opacity_are_opaque_and_it_is_said(tmp_path: Path) -> Non
         "the fourth channel is opacity: no image has transparent pixels, it is 255 all over them"
         in splits.notes
     )
+    assert "images are converted from 3 to 4 channels, opacity is added" in splits.notes
     write_image(tmp_path / "cat" / "99.png", np.zeros((10, 12, 4), np.uint8))
+    more = loaded(tmp_path, (10, 12, 4)).notes
+    assert "12 of 13 images are converted from 3 to 4 channels, opacity is added" in more
+    seen = loaded(tmp_path, (10, 12, 3)).notes
+    assert "1 of 13 images are converted from 4 to 3 channels, what is transparent becomes white" in seen
     assert (
         "the fourth channel is opacity: 12 of 13 images have no transparent pixels, it is 255 all over them"
-        in loaded(tmp_path, (10, 12, 4)).notes
+        in more
     )
 
 

@@ -1,9 +1,13 @@
 """Reports of rows of numbers speak of rows, and leave names, commands and settings as they are."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+from comparison_examples import material
 from matplotlib.text import Text
 
+from bnadapt.comparison.account import in_words_of_data
 from bnadapt.evaluation.changes import ChangedImage, Changes
 from bnadapt.evaluation.scores import score_outputs
 from bnadapt.report.comparisons import recall_change
@@ -40,6 +44,15 @@ def test_what_data_consist_of(shape: tuple[int, ...], words: tuple[str, str]) ->
 )
 def test_images_become_rows_as_whole_words(said: str, meant: str) -> None:
     assert about_rows(said) == meant
+
+
+def test_sentences_of_a_comparison_say_what_the_data_consist_of() -> None:
+    made = material(seeds=(0,), images=60).comparisons
+    for shape, word, other in (((4,), "row", "image"), ((28, 28, 1), "image", "row")):
+        start = SimpleNamespace(splits=SimpleNamespace(image_shape=shape))
+        said = " ".join(in_words_of_data(made, start)[0].sentences)  # type: ignore[arg-type]
+        assert f"% of 60 test {word}s right" in said
+        assert f"{other}s" not in said
 
 
 def test_a_page_keeps_its_names_and_commands() -> None:

@@ -156,6 +156,12 @@ def test_a_storage_that_cannot_be_used_is_named(tmp_path: Path) -> None:
         opened(settings, "one", {}, storage_url("sqlite:///search.db", tmp_path), tmp_path / "one"),
     ):
         pass
+    # Optuna ends its sentence where no driver is installed.
+    with (
+        pytest.raises(SettingsError, match=r"install appropriate one\. Name a file: search.storage=sqlite"),
+        opened(settings, "one", {}, "oracle+cx_oracle://host/base", tmp_path / "two"),
+    ):
+        pass
 
 
 # What is said.
