@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
-from bnadapt.cli.targets import TargetError, check_hydra_part
+from bnadapt.cli.targets import TargetError, check_directories, check_hydra_part
 from tests.command import bnadapt
 
 MARKER = "harm-was-done"
@@ -229,6 +230,64 @@ def test_variables_that_change_what_runs(name: str) -> None:
     ):
         check_hydra_part({"job": {"env_set": {name: "/tmp/evil"}}})
     check_hydra_part({"job": {"env_set": {"OMP_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "2"}}})
+
+
+@pytest.mark.fault(
+    "misuse: a token in the name of an experiment or a directory",
+    "refused before MLflow or the directory is made; the token is found nowhere",
+)
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        (
+            "tracking.experiment=exp-${oc.env:MY_TOKEN}",
+            "tracking.experiment=exp-***: this holds the value of",
+        ),
+        (
+            "hydra.run.dir=out/${oc.env:MY_TOKEN}",
+            "hydra.run.dir: a directory would be called after the value of",
+        ),
+        pytest.param(
+            "data.path=${oc.env:HOME}/nowhere",
+            "/nowhere",
+            marks=pytest.mark.slow,
+            id="no secret",
+        ),
+    ],
+)
+def test_secrets_in_names(word: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_TOKEN", "hunter2-hunter2")
+    finished = bnadapt("data=folder", word, *([] if "data.path" in word else ["data.path=x"]), cwd=tmp_path)
+    assert message in " ".join(finished.errors.split())
+    assert ("MY_TOKEN" in finished.errors) == ("MY_TOKEN" in word)
+    assert finished.code != 0
+    assert not (tmp_path / "mlflow.db").exists()
+    assert not (tmp_path / "out").exists()
+    for path in tmp_path.rglob("*"):
+        assert "hunter2" not in path.name
+        assert path.is_dir() or b"hunter2" not in path.read_bytes()
+
+
+def test_directories_of_a_sweep_are_called_after_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_TOKEN", "hunter2-hunter2")
+    monkeypatch.setenv("A_PASSWORD", "bnadapt")
+    plain = {
+        "job": {"name": "bnadapt", "num": "???"},
+        "run": {"dir": "${oc.env:HOME}/x"},
+        "sweep": {"dir": "y", "subdir": "${hydra.job.num}"},
+        "output_subdir": None,
+    }
+    config = OmegaConf.create({"hydra": plain, "seed": "${oc.env:MY_TOKEN}"})
+    check_directories(config)
+    for value in (
+        "${hydra.job.num}-${oc.env:MY_TOKEN}",
+        "${seed}",
+        "hunter2-hunter2",
+        "${oc.env:MY_TOKEN,none}",
+    ):
+        config.hydra.sweep.subdir = value
+        with pytest.raises(TargetError, match=r"^hydra\.sweep\.subdir: .* variable MY_TOKEN; leave it out$"):
+            check_directories(config)
 
 
 def test_the_check_costs_next_to_nothing(tmp_path: Path) -> None:

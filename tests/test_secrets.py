@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bnadapt.checks.secrets import secrets_in_settings
+from bnadapt.config import DataSettings, Settings, StageSettings, TrackingSettings
 from bnadapt.secrets import redacted, redacted_values, remember
 
 
@@ -105,6 +107,43 @@ def test_everything_within_settings() -> None:
         "list": ["http://a:***@h", None],
         "http://a:***@h": (1.5,),
     }
+
+
+@pytest.mark.fault(
+    "misuse: a token in a setting that would be written down as it is",
+    "refused by the setting's key and the variable's name, the value not shown",
+)
+def test_settings_that_hold_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_TOKEN", "hunter2-hunter2")
+    settings = Settings(
+        data=DataSettings(path="/nowhere/hunter2-hunter2"),
+        schedule={"hunter2-hunter2": StageSettings(epochs=77)},
+        tracking=TrackingSettings(experiment="exp-hunter2-hunter2", run_name="at http://ann:odd@host"),
+    )
+    mistakes = secrets_in_settings(settings)
+    rest = "and would be written down as it is; leave it out (only tracking.uri and search.storage may hold a password)"
+    variable = "this holds the value of the environment variable MY_TOKEN"
+    assert f"tracking.experiment=exp-***: {variable}, {rest}" in mistakes
+    assert f"data.path=/nowhere/***: {variable}, {rest}" in mistakes
+    assert f"schedule.***: {variable}, {rest}" in mistakes
+    assert f"tracking.run_name=at http://ann:***@host: this holds a password, {rest}" in mistakes
+    assert len(mistakes) == 4
+
+
+def test_settings_that_may_hold_what_looks_like_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The last two are words of the program that somebody has chosen as passwords.
+    for name, value in {
+        "MY_TOKEN": "hunter2-hunter2",
+        "A_PASSWORD": "bnadapt",
+        "B_PASSWORD": "folder",
+    }.items():
+        monkeypatch.setenv(name, value)
+    settings = Settings(
+        data=DataSettings(source="folder", path="/home/ann/images"),
+        tracking=TrackingSettings(uri="http://ann:hunter2-hunter2@host"),
+    )
+    settings.search.storage = "postgresql://ann:hunter2-hunter2@host/trials"
+    assert secrets_in_settings(settings) == []
 
 
 @pytest.mark.fault(

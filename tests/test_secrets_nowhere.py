@@ -63,9 +63,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
 
 def run(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     (directory / "mine" / "placement").mkdir(parents=True, exist_ok=True)
-    (directory / "mine" / "placement" / "own.yaml").write_text(
-        "# @package _global_\ntracking:\n  run_name: called ${oc.env:MY_API_KEY}\n"
-    )
+    (directory / "mine" / "placement" / "own.yaml").write_text("# @package _global_\nprogress: lines\n")
     return subprocess.run(
         [sys.executable, "-m", "bnadapt", "--config-dir", "mine", *arguments, *QUICK],
         cwd=directory,

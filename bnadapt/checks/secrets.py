@@ -1,5 +1,8 @@
 """Secrets in settings that would be written down as they are."""
 
+from dataclasses import MISSING, Field
+from typing import Any
+
 from bnadapt.config import Settings, settings_by_key
 from bnadapt.secrets import redacted, variables_within
 
@@ -14,17 +17,31 @@ def secrets_in_settings(settings: Settings) -> list[str]:
 
     What stands in the program itself is none: defaults, and words to choose from.
     """
-    mistakes = []
+    mistakes: dict[str, None] = {}  # one for all settings of a stage that is called after a secret
     for key, (holder, setting) in settings_by_key(settings).items():
         value = getattr(holder, setting.name)
-        if key in MAY_HOLD_ONE or value == setting.default or value in setting.metadata.get("choices", ()):
-            continue
-        text = f"{key}={value}"
-        if redacted(text) != text:
-            names = variables_within(text)
-            origin = f"the value of the environment variable {' and '.join(names)}" if names else "a password"
-            mistakes.append(
-                f"{redacted(text)}: this holds {origin}, and would be written down as it is; leave it out (only "
-                f"{' and '.join(MAY_HOLD_ONE)} may hold a password)"
-            )
-    return mistakes
+        owner = key.rpartition(".")[0]
+        for named in owner.split(".")[1:]:  # stages and arms, by names that the user chose
+            if redacted(named) != named:
+                mistakes[_mistake(owner, named)] = None
+        if (
+            key not in MAY_HOLD_ONE
+            and not _is_programs(value, setting)
+            and redacted(str(value)) != str(value)
+        ):
+            mistakes[_mistake(f"{key}={value}", str(value))] = None
+    return list(mistakes)
+
+
+def _is_programs(value: Any, setting: "Field[Any]") -> bool:
+    default = setting.default if setting.default_factory is MISSING else setting.default_factory()
+    return bool(value == default) or value in setting.metadata.get("choices", ())
+
+
+def _mistake(shown: str, text: str) -> str:
+    names = variables_within(text)
+    origin = f"the value of the environment variable {' and '.join(names)}" if names else "a password"
+    return (
+        f"{redacted(shown)}: this holds {origin}, and would be written down as it is; leave it out (only "
+        f"{' and '.join(MAY_HOLD_ONE)} may hold a password)"
+    )

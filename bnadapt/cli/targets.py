@@ -12,6 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import hydra._internal.hydra
@@ -65,6 +66,9 @@ _DIRECTORIES = (
     "hydra.sweep.subdir",
     "hydra.output_subdir",
     "hydra.job.name",
+)
+_OWN_NAME = (
+    "bnadapt bnadapt"  # hydra.job.name as it comes, written and filled in; a password may be the same word
 )
 _ENVIRONMENT = re.compile(r"\$\{\s*oc\.env\s*:\s*['\"]?(\w+)[^${}]*\}")
 
@@ -148,11 +152,10 @@ def check_directories(config: DictConfig) -> None:
     """
     for key in _DIRECTORIES:
         text = _ENVIRONMENT.sub(lambda match: os.environ.get(match[1], ""), _written(config, key))
-        try:
+        # Some parts are not known before a job of a sweep starts.
+        with suppress(OmegaConfBaseException):
             text += f" {OmegaConf.select(config, key)}"
-        except OmegaConfBaseException:
-            pass  # a part that is not known before a job of a sweep starts; the job is looked over by itself
-        if redacted(text) != text:
+        if text != _OWN_NAME and redacted(text) != text:
             names = variables_within(text)
             origin = f"the value of the environment variable {' and '.join(names)}" if names else "a password"
             raise TargetError(f"{key}: a directory would be called after {origin}; leave it out")

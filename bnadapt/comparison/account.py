@@ -165,7 +165,7 @@ def material(
             duration(seconds),
             datetime.now().astimezone().isoformat(" ", "minutes"),
         ),
-        comparisons=tuple(in_words_of_data(comparisons, start)),
+        comparisons=tuple(comparisons),
         results=tuple(results),
         descriptions={name: arm.description for name, arm in work.arms.items()},
         data=_data(work, start),

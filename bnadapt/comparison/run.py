@@ -103,7 +103,7 @@ def run_comparison(
                 start = prepare(repetition.settings, tracker, command, read=read) if again else first
                 _repeat(work, repetition, start)
             _test(work, first)
-            comparisons = _compare(work)
+            comparisons = account.in_words_of_data(_compare(work), first)
             account.record(run, work.results, comparisons)
             # From here on nothing that fails may cost what was found.
             recommended = work.recommended(comparisons[-1])

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeGuard
 
 import keras
 
@@ -189,7 +189,7 @@ def _resolve(module: str | None, name: str) -> Any:
     return found_here
 
 
-def _is_own(value: Any, kind: type, module: str) -> bool:
+def _is_own(value: Any, kind: type, module: str) -> TypeGuard[type]:
     return isinstance(value, type) and issubclass(value, kind) and value.__module__ == module
 
 

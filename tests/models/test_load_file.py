@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import re
 import stat
 import subprocess
 import sys
@@ -21,8 +22,9 @@ from hypothesis import strategies as st
 
 from bnadapt.config import ModelSettings
 from bnadapt.errors import ModelError
-from bnadapt.models.archive import TIMES_THE_FILE
-from bnadapt.models.load import load_file
+from bnadapt.models.archive import TIMES_THE_FILE, private_copy
+from bnadapt.models.load import load_file, run_code
+from bnadapt.models.untrusted import check_configuration
 from tests.models.hostile import (
     code_writing,
     described,
@@ -476,6 +478,101 @@ def test_code_that_is_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.syspath_prepend(str(tmp_path))
     path = with_layer(saved(tmp_path), described("Twice", "x", registered="module>Twice"))
     assert load_file(path, ModelSettings(code="module_of_layers")).count_params()
+
+
+def test_a_saved_network_names_the_module_that_its_author_would_import(tmp_path: Path) -> None:
+    code = tmp_path / "layers_by_me.py"
+    code.write_text(CODE.format(package="by_me", marker=os.devnull))
+    path = with_layer(saved(tmp_path), described("Twice", "x", registered="by_me>Twice"))
+    again = tmp_path / "again.keras"
+    load_file(path, ModelSettings(code=str(code))).save(again)
+    text = members(again)["config.json"].decode()
+    assert '"module": "layers_by_me"' in text
+    assert str(tmp_path) not in text
+    program = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import keras, layers_by_me as own; " + (
+        f"assert type(keras.saving.load_model({str(again)!r}).layers[-2]) is own.Twice"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+
+
+def test_code_never_takes_the_name_of_another_module(tmp_path: Path) -> None:
+    first, second = tmp_path / "a" / "layers_of_two.py", tmp_path / "b" / "layers_of_two.py"
+    library = tmp_path / "colorsys.py"  # a module of Python that nothing here has imported
+    for file in (first, second, library):
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(f"PLACE = {file.parent.name!r}")
+        run_code(str(file))
+    named = [name for name in sys.modules if name.startswith(("layers_of_two", "colorsys_"))]
+    assert "layers_of_two" in named
+    assert len(named) == 3
+    assert all(re.fullmatch(r"layers_of_two|(layers_of_two|colorsys)_[0-9a-f]{12}", name) for name in named)
+    assert not hasattr(sys.modules.get("colorsys"), "PLACE")
+    assert sys.modules["layers_of_two"].PLACE == "a"
+
+
+@pytest.mark.fault(
+    "attack: a file exchanged after it was looked over",
+    "what was looked over is what is loaded; nothing of the other runs",
+)
+def test_a_file_that_is_exchanged_between_the_check_and_keras(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "other").mkdir()
+    other = saved(tmp_path / "other", network(L.Dense(7))).read_bytes()
+    path = saved(tmp_path)
+
+    def check_and_exchange(*given: Any, **more: Any) -> None:
+        check_configuration(*given, **more)
+        path.write_bytes(other)
+
+    monkeypatch.setattr("bnadapt.models.load.check_configuration", check_and_exchange)
+    assert load_file(path).output_shape == (None, 72)
+    assert path.read_bytes() == other
+
+
+@pytest.mark.parametrize("why", ["too large", "no room"])
+def test_a_file_that_is_not_copied_is_loaded_itself(
+    why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = saved(tmp_path)
+    if why == "too large":
+        monkeypatch.setattr("bnadapt.models.archive.LARGEST_COPY", path.stat().st_size - 1)
+        assert load_file(path).output_shape == (None, 72)
+        return
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with private_copy(path) as copy:
+            assert copy == path
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_private_copy_is_gone_afterwards_and_nobody_else_s(tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    with private_copy(path) as copy:
+        assert copy != path
+        assert copy.read_bytes() == path.read_bytes()
+        assert stat.S_IMODE(copy.parent.stat().st_mode) == 0o700
+    assert not copy.parent.exists()
+
+
+def test_the_cause_of_what_keras_refuses_in_one_line(tmp_path: Path) -> None:
+    path = with_layer(saved(tmp_path), described("Dense", units=-3))
+    with pytest.raises(ModelError) as error:
+        load_file(path)
+    reason = str(error.value).removeprefix(f"model.path={path} cannot be loaded: ")
+    assert reason == (
+        "Received an invalid value for `units`, expected a positive integer. Received: units=-3"
+    )
+    path = with_layer(saved(tmp_path), described("Dense", units="x\x1b" * 1000))
+    with pytest.raises(ModelError) as error:
+        load_file(path)
+    reason = str(error.value).removeprefix(f"model.path={path} cannot be loaded: ")
+    assert reason.endswith(" ...")
+    assert len(reason) == 300
+    assert reason.isprintable()
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,12 @@ Every file is the real thing, as published for the vulnerability that is named b
 import base64
 import json
 import marshal
+import sys
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import pytest
 
 from bnadapt.errors import ModelError
@@ -120,6 +122,113 @@ def test_functions_that_are_no_part_of_a_network(
     entry = described(name, module) if as_class else function(module, name)
     path = with_layer(saved(tmp_path), entry if as_class else described("Activation", activation=entry))
     refused(path, marker, rf"{name}( of {module})?, which (is|this)|no part of a network")
+
+
+@pytest.mark.parametrize(("module", "name"), [("builtins", "eval"), ("os", "system"), ("os.path", "join")])
+def test_functions_of_python_are_named_without_advice(module: str, name: str) -> None:
+    layer = described("Activation", activation=function(module, name))
+    with pytest.raises(ModelError) as error:
+        check_configuration(layer)
+    assert str(error.value) == (
+        f"it names {module}.{name}, which is no part of a network; the file may have been made to do harm"
+    )
+
+
+def test_a_function_of_somebody_s_own_is_called_a_function() -> None:
+    # Keras writes builtins for them, too.
+    layer = described("Activation", activation=function("builtins", "my_activation"))
+    with pytest.raises(
+        ModelError, match=r"needs the function my_activation of .* registers the function, .*FILE\.py"
+    ):
+        check_configuration(layer)
+
+
+@pytest.mark.fault(
+    "attack: names of layers with control characters, line ends and markup",
+    "refused, the name shown escaped",
+)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a\nb",
+        "a\x1b[2J",
+        "a\u202eb",
+        "a\0b",
+        "\ud800",
+        "<img src=x onerror=alert(1)>",
+        "a b",
+        "a:b",
+        "é",
+        "a\\b",
+    ],
+)
+def test_names_that_cannot_run_or_be_shown(name: str, tmp_path: Path) -> None:
+    path = with_configuration(
+        saved(tmp_path), lambda it: it["config"]["layers"][1]["config"].update(name=name)
+    )
+    with pytest.raises(ModelError) as error:
+        load_file(path)
+    assert ascii(name) in str(error.value)
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b[2J", "a\u202eb"])
+@pytest.mark.parametrize("where", ["name", "config"])
+def test_names_of_inputs_that_cannot_be_shown(name: str, where: str) -> None:
+    entry = described("InputLayer", batch_shape=[None, 8])
+    check_configuration(entry)
+    (entry if where == "name" else entry["config"])["name"] = name
+    with pytest.raises(ModelError, match="cannot be shown") as error:
+        check_configuration(entry)
+    assert ascii(name) in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["_x", "-x", ">x"])
+def test_names_that_a_layer_may_have_and_a_network_may_not(name: str, tmp_path: Path) -> None:
+    made = network(L.Dense(3, name=name))
+    assert load_file(saved(tmp_path, made)).layers[-2].name == name
+    made = keras.Sequential([keras.Input((8, 8, 1)), L.Flatten()], name=name)
+    with pytest.raises(
+        ModelError, match=rf"its network is called '{name}', under which TensorFlow runs nothing"
+    ):
+        load_file(saved(tmp_path, made))
+    with pytest.raises(ValueError, match="is not a valid root scope name"):
+        made.predict(np.zeros((1, 8, 8, 1)), verbose=0)
+
+
+@pytest.mark.parametrize("name", ["conv2d.1-a_b>c", ".x", "1x"])
+def test_names_that_run_stay(name: str, tmp_path: Path) -> None:
+    given = keras.Input((8, 8, 1), name="the input: é")  # inputs compute nothing, and may be called anything
+    made = keras.Model(given, L.Dense(3, name=name)(given), name=name)
+    loaded = load_file(saved(tmp_path, made))
+    assert [each.name for each in loaded.layers] == ["the input: é", name]
+    assert loaded.predict(np.zeros((1, 8, 8, 1)), verbose=0).shape == (1, 8, 8, 3)
+
+
+def layers_of_applications() -> list[Any]:
+    modules = [module for name, module in sys.modules.items() if name.startswith("keras.src.applications.")]
+    return [
+        each
+        for module in modules
+        for each in vars(module).values()
+        if isinstance(each, type) and issubclass(each, L.Layer) and each.__module__ == module.__name__
+    ]
+
+
+def test_layers_that_belong_to_keras_applications_load(tmp_path: Path) -> None:
+    kinds = {each.__name__: each for each in layers_of_applications()}
+    given = {
+        "LayerScale": {"init_values": 0.5, "projection_dim": 2},
+        "StochasticDepth": {"drop_path_rate": 0.5},
+        "CustomScaleLayer": {"scale": 0.5},
+    }
+    assert kinds.keys() == given.keys()
+    x = start = keras.Input((8, 8, 2))
+    for name, kind in kinds.items():
+        layer = kind(**given[name])
+        x = layer([x, x]) if name == "CustomScaleLayer" else layer(x)
+    loaded = load_file(saved(tmp_path, keras.Model(start, x)))
+    assert [type(each) for each in loaded.layers[1:]] == list(kinds.values())
 
 
 def test_a_function_that_a_layer_would_call_while_the_network_is_built(tmp_path: Path, marker: Path) -> None:
@@ -305,6 +414,8 @@ def test_graphs_with_operations_and_networks_within_networks_load(tmp_path: Path
 def test_a_network_of_keras_applications_loads(tmp_path: Path) -> None:
     model = keras.applications.MobileNet((32, 32, 3), alpha=0.25, weights=None, classes=3)
     assert load_file(saved(tmp_path, model)).count_params() == model.count_params()
+    model = keras.applications.ConvNeXtTiny(weights=None, input_shape=(32, 32, 3), classes=3)
+    assert load_file(saved(tmp_path, model)).count_params() == model.count_params()
 
 
 def test_squeezenet_loads(real_data: Path) -> None:
@@ -325,7 +436,7 @@ def test_harm_is_found_wherever_it_stands(layers: list[keras.Layer]) -> None:
     for entry in entries:
         before = dict(entry)
         entry.update(module="os", class_name="system", registered_name=None)
-        with pytest.raises(ModelError, match="needs the class system of os"):
+        with pytest.raises(ModelError, match=r"names os\.system, which is no part of a network"):
             check_configuration(configuration)
         entry.update(before)
 
