@@ -36,16 +36,20 @@ class ChildRun(Run):
         self.model: str | None = None
         self.upload: int | None = None
         self._parent = parent
-        self._parameters: dict[str, Any] = {}
+        self._parameters: dict[str, Any] = {**parent.parameters, **parameters}
         self._last_step = last_step(self._steps.earlier)
         self._validation = last_scores(self._steps.earlier)
         self._models = 0
         self._recorded = list(parent._earlier[handle].models) if handle in parent._earlier else []
         parent._children.append(self)
-        if handle not in parent._earlier:
-            self.log_parameters({**parent.parameters, **parameters})
-            if parent._inputs:
-                self._outbox.put("inputs", handle, data=parent._inputs)
+        # An earlier process may have been killed after it had started the run, and before it could describe it.
+        there = parent._earlier[handle].parameters if handle in parent._earlier else {}
+        wanted = names.parameters_for_mlflow(self._parameters)
+        missing = {key: value for key, value in wanted.items() if key not in there}
+        if missing:
+            self._describe(parameters=missing)
+        if parent._inputs:
+            self._outbox.put("inputs", handle, data=parent._inputs)
 
     @property
     def model_id(self) -> str | None:

@@ -21,12 +21,14 @@ class Earlier:
 
     Attributes:
         run_id: MLflow's id of it.
+        parameters: Its parameters.
         points: Its metrics.
         models: MLflow's ids of its networks by handle, those first that came first; whole ones only.
         failed: Whether it says that an error ended it.
     """
 
     run_id: str
+    parameters: Mapping[str, str]
     points: Points
     models: Mapping[str, str]
     failed: bool
@@ -71,6 +73,7 @@ def _earlier(client: MlflowClient, run: Run) -> Earlier:
     models = models_of(client, run.info.experiment_id, run.info.run_id)
     return Earlier(
         run_id=run.info.run_id,
+        parameters=run.data.params,
         points=points,
         models={
             model.tags[names.HANDLE]: model.model_id

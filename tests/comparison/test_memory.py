@@ -209,7 +209,7 @@ def test_other_code_and_another_first_network_change_everything(start: Start) ->
     ("change", "same"),
     [
         (lambda settings: replace(settings, progress="none", resume="true"), True),
-        (lambda settings: with_values(settings, {"tracking.log_models": False}), True),
+        (lambda settings: with_values(settings, {"tracking.system_metrics": False}), True),
         (lambda settings: with_values(settings, {"comparison.only": ["bn_only"]}), False),
         (lambda settings: with_values(settings, {"comparison.bootstrap": 5000}), False),
         (lambda settings: with_values(settings, {"evaluation.batch_size": 17}), False),

@@ -194,6 +194,7 @@ def test_names_that_a_layer_may_have_and_a_network_may_not(name: str, tmp_path: 
         load_file(saved(tmp_path, made))
     with pytest.raises(ValueError, match="is not a valid root scope name"):
         made.predict(np.zeros((1, 8, 8, 1)), verbose=0)
+    keras.utils.clear_session()  # Keras leaves the name on top of all that is made afterwards
 
 
 @pytest.mark.parametrize("name", ["conv2d.1-a_b>c", ".x", "1x"])

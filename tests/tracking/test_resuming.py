@@ -310,3 +310,26 @@ def test_a_directory_that_cannot_be_written_is_told_before_anything_starts(
         local(tracker, tmp_path).pipeline("nowhere").__enter__()
     found = tracker.client.search_runs([tracker.experiment_id], "attributes.run_name = 'nowhere'")
     assert list(found) == []
+
+
+def test_a_run_that_was_started_and_not_yet_described_is_described_when_it_goes_on(tracker: Tracker) -> None:
+    begun: list[PipelineRun] = []
+
+    def killed_right_after_the_start_of_a_stage() -> None:
+        with tracker.pipeline("early", parameters={"data": "digits"}) as run:
+            begun.append(run)
+            run._open("1_baseline", {})
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        killed_right_after_the_start_of_a_stage()
+    with (
+        tracker.pipeline("early", parameters={"data": "digits"}, resume=begun[0].run_id) as again,
+        again.stage("baseline", order=1, parameters={"epochs": 3}) as stage,
+    ):
+        run_id = stage.run_id
+    assert tracker.client.get_run(run_id).data.params == {
+        "data": "digits",
+        "epochs": "3",
+        "stage": "1_baseline",
+    }
