@@ -157,7 +157,7 @@ def test_an_interrupt_marks_the_runs_as_killed(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "bnadapt: interrupted; the stages that had finished are in MLflow." in errors
+    assert "bnadapt: interrupted\n  go on with it: bnadapt resume=" in errors
     assert "Traceback" not in errors
     runs = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").search_runs(["1"])
     assert {run.info.status for run in runs} == {"KILLED"}
