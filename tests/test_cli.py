@@ -183,12 +183,12 @@ QUICK_BASELINE = ["baseline.epochs=3", "model.widths=[16]", "tracking.system_met
         (
             ["experiment=search", *QUICK_BASELINE, "schedule.adapt.epochs=1000000"],
             "baseline: ",
-            "bnadapt: interrupted; the trials that had ended are kept; the same command goes on with them.",
+            "bnadapt: interrupted\n  the trials that had ended are kept; the same command goes on with them",
         ),
         (
             ["experiment=compare", *QUICK_BASELINE, "comparison.steps=100000000"],
             "  1/",
-            "bnadapt: interrupted; the arms that had ended are in MLflow; the same command begins anew.",
+            "bnadapt: interrupted\n  go on with it: bnadapt resume=",
         ),
     ],
 )
