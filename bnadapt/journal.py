@@ -164,9 +164,7 @@ class Journals:
         """The journal of a run, to read in; raises a StageError where there is none."""
         journal = _read(self.directory / run_id / FILE) if _is_name(run_id) else None
         if journal is None:
-            known = [
-                f"\n  {each.run_id}  {' '.join(each.content['command'])}" for each in self.unfinished()[:5]
-            ]
+            known = [f"\n  {each.run_id}  {' '.join(each.command)}" for each in self.unfinished()[:5]]
             have = f"Unfinished runs here are:{''.join(known)}" if known else "No unfinished run is there"
             raise StageError(
                 f"resume={run_id}: {self.directory} has no run of this id to go on with. {have}; "

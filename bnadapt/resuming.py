@@ -136,7 +136,7 @@ def command_to_go_on(run_id: str, settings: Settings) -> str:
 def _require_the_same(journal: Journal, settings: Settings, identity: Identity) -> None:
     if identity.is_that_of(journal):
         return
-    before, now = _flat(journal.content["settings"]), _flat(redacted_values(asdict(settings)))
+    before, now = _flat(journal.settings), _flat(redacted_values(asdict(settings)))
     keys = deciding_keys(sorted({*before, *now}))
     changed = [
         f"{key} was {before.get(key)}, is {now.get(key)}" for key in keys if before.get(key) != now.get(key)
@@ -153,9 +153,9 @@ def _require_the_same(journal: Journal, settings: Settings, identity: Identity) 
     )
 
 
-def _flat(values: Mapping[str, Any] | Sequence[Any], prefix: str = "") -> dict[str, Any]:
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for key, value in values.items() if isinstance(values, Mapping) else ():
+    for key, value in values.items():
         if isinstance(value, Mapping) and value:
             found |= _flat(value, f"{prefix}{key}.")
         else:
