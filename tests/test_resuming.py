@@ -34,17 +34,23 @@ SIGNAL_HEARD = (
 
 
 @pytest.fixture(scope="module")
-def once(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """A pipeline that nothing disturbed; tests work on copies of its directory or leave it as it is."""
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Finished, Left]:
+    """A pipeline that nothing disturbed, and what it left, read before any other run is made there."""
     finished = bnadapt(*LONGER, cwd=tmp_path_factory.mktemp("once"))
     assert finished.code == 0, finished.errors
-    return finished
+    return finished, left(finished.directory)
 
 
 @pytest.fixture(scope="module")
-def whole(once: Finished) -> Left:
-    """What it left, before any other run was made there."""
-    return left(once.directory)
+def once(undisturbed: tuple[Finished, Left]) -> Finished:
+    """A pipeline that nothing disturbed; tests run others beside it and leave it as it is."""
+    return undisturbed[0]
+
+
+@pytest.fixture(scope="module")
+def whole(undisturbed: tuple[Finished, Left]) -> Left:
+    """What it left."""
+    return undisturbed[1]
 
 
 def test_each_step_of_each_metric_is_there_once(whole: Left) -> None:

@@ -184,12 +184,21 @@ class ParentRun(Run):
             gone_on.log_text("error.txt", f"The run goes on since {now}; what ended it before was mended.\n")
 
     def _ended(self, label: str) -> str:
-        """The handle of a run below this one that ended in an earlier process."""
+        """The handle of a run below this one that ended in an earlier process, which MLflow may not know yet.
+
+        That process may have been stopped in between: the run then counts as running still, or as killed.
+        """
         if label not in self._earlier:
             raise TrackingError(
                 f"run {self.run_id} has no run {label} below it to go on from; those it has: "
                 f"{', '.join(handle for handle in self._earlier if handle != self._handle) or 'none'}"
             )
+        earlier = self._earlier[label]
+        if not earlier.finished:
+            self._go_on(label)
+            last = max((timestamp for _, timestamp in earlier.points.values()), default=None)
+            ended = time.time_ns() // 1_000_000 if last is None else last
+            self._outbox.put("end", label, status="FINISHED", time=ended)
         return label
 
     def _points_of(self, handle: str) -> Points:

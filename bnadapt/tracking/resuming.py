@@ -25,6 +25,7 @@ class Earlier:
         points: Its metrics.
         models: MLflow's ids of its networks by handle, those first that came first; whole ones only.
         failed: Whether it says that an error ended it.
+        finished: Whether it ended as it should.
     """
 
     run_id: str
@@ -32,6 +33,7 @@ class Earlier:
     points: Points
     models: Mapping[str, str]
     failed: bool
+    finished: bool
 
 
 def pipeline_to_resume(client: MlflowClient, run_id: str) -> Run:
@@ -81,4 +83,5 @@ def _earlier(client: MlflowClient, run: Run) -> Earlier:
             if names.HANDLE in model.tags and model.status == LoggedModelStatus.READY
         },
         failed=names.ERROR in run.data.tags,
+        finished=run.info.status == "FINISHED",
     )

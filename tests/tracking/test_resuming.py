@@ -116,6 +116,39 @@ def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not_been(
 
 
 @pytest.mark.fault(
+    "store: stopped after a stage had ended, and before the store knew",
+    "the stage's run counts as finished when the pipeline goes on, without an error of its own",
+)
+@pytest.mark.parametrize("interrupted", [True, False], ids=["interrupted", "killed"])
+def test_a_stage_that_ended_without_the_stores_knowledge_is_finished(
+    interrupted: bool, tracker: Tracker, tmp_path: Path
+) -> None:
+    store = local(tracker, tmp_path)
+
+    def stopped() -> None:
+        with store.pipeline("first") as run, run.stage("baseline", order=1) as baseline:
+            train(baseline, (1, 2))
+            ids.extend((run.run_id, baseline.run_id))
+            raise KeyboardInterrupt
+
+    ids: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    pipeline, stage = ids
+    if not interrupted:  # what a process that was killed leaves
+        for each in ids:
+            tracker.client.update_run(each, status="RUNNING")
+            tracker.client.delete_tag(each, "error")
+    with store.pipeline("again", resume=pipeline) as run:
+        assert run.ended_stage("baseline", order=1).run_id == stage
+    ended = tracker.client.get_run(stage)
+    assert ended.info.status == "FINISHED"
+    assert "error" not in ended.data.tags
+    last = max(metric.timestamp for metric in tracker.client.get_metric_history(stage, "val_loss"))
+    assert ended.info.end_time == last
+
+
+@pytest.mark.fault(
     "store: interrupted just after a stage was recorded",
     "recording all of it again changes nothing",
 )
