@@ -4,6 +4,7 @@ Each run has a directory with ``journal.json``, which says what the run is and w
 file for each fit of the stage that is in progress.
 """
 
+import hashlib
 import json
 import logging
 import shutil
@@ -36,6 +37,11 @@ class Identity:
     store: str
     keys: Mapping[str, str]
     rest: str
+
+    @property
+    def digest(self) -> str:
+        """A hash of all of it."""
+        return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()
 
     def is_that_of(self, journal: "Journal") -> bool:
         """Whether the run of a journal does the same."""

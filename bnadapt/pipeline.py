@@ -1,28 +1,25 @@
 """The experiment, in stage order: baseline, insert, the schedule's training stages, control, evaluate."""
 
 import math
-import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import keras
-import yaml
 from rich.console import Console
 
 from bnadapt import account, already_done
 from bnadapt.config import BASELINE, CONTROL, EVALUATE, INSERT, Settings, StageSettings, chosen_stages
-from bnadapt.data.reading import reading
 from bnadapt.evaluation.results import StageResult, Verdict
 from bnadapt.evaluation.verdict import judge
 from bnadapt.journal import journals
 from bnadapt.ledger import Ledger
 from bnadapt.normalization.policy import ALL
 from bnadapt.open_stage import OpenStage
+from bnadapt.opening import opened_run
 from bnadapt.procedure import Listener, Procedure
 from bnadapt.report.subject import subject
-from bnadapt.resuming import identity_of, look_back, open_journal, telling_how_to_go_on
-from bnadapt.secrets import redacted_values
+from bnadapt.resuming import identity_of, look_back
 from bnadapt.start import prepare
 from bnadapt.tracking.store import Tracker
 from bnadapt.training.fit import Trained
@@ -67,22 +64,19 @@ def run_pipeline(
             return Outcome(earlier.ended.run_id, [], None)
         account.print_plan(console, settings, start)
         verdict = None
-        with (
-            tracker.pipeline(
-                start.run_name,
-                parameters=start.parameters,
-                tags={**(tags or {}), **earlier.tags(settings)},
-                config_yaml=yaml.safe_dump(
-                    redacted_values(asdict(settings)), sort_keys=False, allow_unicode=True
-                ),
-                command=shlex.join(command),
-                resume=earlier.journal.run_id if earlier.journal else None,
-            ) as run,
-            telling_how_to_go_on(known, run.run_id, settings),
-            reading(),
-        ):
-            already_done.print_cut_off(console, known, settings, run.cut_off)
-            journal = open_journal(known, earlier, run.run_id, identity, settings, run_directory, command)
+        with opened_run(
+            known,
+            earlier,
+            identity,
+            settings,
+            tracker,
+            console,
+            name=start.run_name,
+            parameters=start.parameters,
+            tags={**(tags or {}), **earlier.tags(settings)},
+            run_directory=run_directory,
+            command=command,
+        ) as (run, journal):
             account.record_start(run, settings, start)
             ledger = Ledger(settings, start, tracker, run, journal)
             procedure = Procedure(settings, start, Display(console, settings.progress), journal.fits)

@@ -3,24 +3,20 @@
 import hashlib
 import os
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import keras
 
 from bnadapt.config import CheckpointSettings, Settings, deciding_keys, names_a_run
 from bnadapt.errors import StageError
-from bnadapt.files import copy
 from bnadapt.identity import stage_keys, whole
 from bnadapt.journal import Identity, Journal, Journals
 from bnadapt.normalization.proof import weights_digest
-from bnadapt.secrets import redacted, redacted_values
+from bnadapt.secrets import redacted_values
 from bnadapt.start import Start
 from bnadapt.tracking.store import Tracker
-from bnadapt.training.divergence import DivergedError
 
 
 @dataclass(frozen=True)
@@ -29,11 +25,18 @@ class Earlier:
 
     Attributes:
         journal: Of a run that does the same: to go on with, or ended; None where there is none.
+        begun: Id of such a run that was cut off before it had a journal; None where there is none.
         reusable: The journal of another run, and the stages of it that would be the same here; None without any.
     """
 
     journal: Journal | None = None
+    begun: str | None = None
     reusable: tuple[Journal, list[str]] | None = None
+
+    @property
+    def run_id(self) -> str | None:
+        """Id of the run that is to be gone on with; None where one begins."""
+        return self.journal.run_id if self.journal is not None else self.begun
 
     @property
     def ended(self) -> Journal | None:
@@ -62,8 +65,24 @@ def identity_of(settings: Settings, start: Start, tracker: Tracker) -> Identity:
     return Identity(store=store, keys=keys, rest=whole(settings))
 
 
-def look_back(known: Journals, settings: Settings, identity: Identity, tracker: Tracker) -> Earlier:
+def look_back(
+    known: Journals,
+    settings: Settings,
+    identity: Identity,
+    tracker: Tracker,
+    *,
+    also: tuple[str, ...] = (),
+    parts: str = "stages",
+) -> Earlier:
     """What earlier processes have done of a run, as far as ``resume`` asks for it.
+
+    Args:
+        known: Journals of earlier runs.
+        settings: Checked settings.
+        identity: What the run is.
+        tracker: MLflow's store.
+        also: How the keys of settings begin that decide here beside those that decide in a pipeline.
+        parts: What the run consists of, for messages.
 
     Raises:
         StageError: ``resume`` names a run that is not there, was made with other settings, data or code, or is in
@@ -73,57 +92,13 @@ def look_back(known: Journals, settings: Settings, identity: Identity, tracker: 
         return Earlier()
     if names_a_run(settings.resume):
         journal = known.named(settings.resume)
-        _require_the_same(journal, settings, identity)
+        if not identity.is_that_of(journal):
+            raise _other(journal, settings, identity, also, parts)
         return Earlier(journal)
     found = known.find(identity)
     if found is not None and tracker.has_run(found.run_id):
         return Earlier(found)
-    return Earlier(None, known.reusable(identity))
-
-
-def open_journal(
-    known: Journals,
-    earlier: Earlier,
-    run_id: str,
-    identity: Identity,
-    settings: Settings,
-    run_directory: Path,
-    command: Sequence[str],
-) -> Journal:
-    """The journal of the run: that of an earlier process, else a new one with the stages that can be taken over."""
-    if earlier.journal is not None:
-        return earlier.journal
-    # The address of a database or server may hold a password.
-    recorded = redacted_values(asdict(settings))
-    journal = known.begin(
-        run_id,
-        identity,
-        run_directory=run_directory,
-        command=[redacted(word) for word in command],
-        settings=recorded,
-    )
-    if earlier.reusable is not None:
-        origin, names = earlier.reusable
-        for name in names:
-            entry = origin.ended[name]
-            network = run_directory.absolute() / "models" / Path(entry["network"]).name
-            copy(Path(entry["network"]), network)
-            journal.end_stage(name, entry | {"network": str(network)})
-    return journal
-
-
-@contextmanager
-def telling_how_to_go_on(known: Journals, run_id: str, settings: Settings) -> Iterator[None]:
-    """Add the command that goes on with a run, once it has a journal, to whatever ends the block early."""
-    try:
-        yield
-    except DivergedError as reason:
-        reason.add_note("with what is wrong mended, resume=true takes over the stages that had ended")
-        raise
-    except BaseException as reason:
-        if known.has(run_id):
-            reason.add_note(f"go on with it: {command_to_go_on(run_id, settings)}")
-        raise
+    return Earlier(begun=tracker.begun(identity.digest), reusable=known.reusable(identity))
 
 
 def command_to_go_on(run_id: str, settings: Settings) -> str:
@@ -133,13 +108,16 @@ def command_to_go_on(run_id: str, settings: Settings) -> str:
     return shlex.join([os.environ.get("BNADAPT_COMMAND", "bnadapt"), f"resume={run_id}", *other])
 
 
-def _require_the_same(journal: Journal, settings: Settings, identity: Identity) -> None:
-    if identity.is_that_of(journal):
-        return
+def _other(
+    journal: Journal, settings: Settings, identity: Identity, also: tuple[str, ...], parts: str
+) -> StageError:
+    """What says in which settings a run differs from the one of a journal."""
     before, now = _flat(journal.settings), _flat(redacted_values(asdict(settings)))
-    keys = deciding_keys(sorted({*before, *now}))
+    every = sorted({*before, *now})
     changed = [
-        f"{key} was {before.get(key)}, is {now.get(key)}" for key in keys if before.get(key) != now.get(key)
+        f"{key} was {before.get(key)}, is {now.get(key)}"
+        for key in [*deciding_keys(every), *(key for key in every if key.startswith(also))]
+        if before.get(key) != now.get(key)
     ]
     if journal.content["identity"]["store"] != identity.store:
         changed.append("it was recorded in another tracking store or experiment")
@@ -147,9 +125,9 @@ def _require_the_same(journal: Journal, settings: Settings, identity: Identity) 
     what = (
         "; ".join(changed[:4]) + more or "the data, the network's file or bnadapt's code have changed since"
     )
-    raise StageError(
+    return StageError(
         f"resume={journal.run_id}: that run cannot be gone on with like this: {what}. bnadapt resume="
-        f"{journal.run_id} alone takes its own settings; resume=true takes over whatever stages are still the same"
+        f"{journal.run_id} alone takes its own settings; resume=true takes over whatever {parts} are still the same"
     )
 
 

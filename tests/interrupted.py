@@ -3,6 +3,7 @@
 import json
 import random
 import signal
+import sys
 import threading
 import time
 from collections import Counter
@@ -14,7 +15,8 @@ from typing import IO
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 
-from tests.command import Finished, bnadapt, start
+from tests.command import Finished, bnadapt, environment, start
+from tests.processes import begin
 
 PLANNED = "images of"  # in the second line of the plan; the work begins a moment later
 
@@ -124,6 +126,24 @@ def killed_when(reached: Callable[[], bool], *arguments: str, cwd: Path) -> None
         time.sleep(0.02)
     process.kill()
     process.wait()
+
+
+# Kills itself as soon as it is about to open a file whose name contains the first argument.
+_KILLS_ITSELF = """
+import os, runpy, signal, sys
+name = sys.argv.pop(1)
+def watch(event, arguments):
+    if event == "open" and isinstance(arguments[0], str) and name in os.path.basename(arguments[0]):
+        os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(watch)
+runpy.run_module("bnadapt", run_name="__main__")
+"""
+
+
+def killed_opening(name: str, *arguments: str, cwd: Path) -> None:
+    """Run the command in a process that is killed when it is about to open a file of such a name for the first time."""
+    process = begin([sys.executable, "-c", _KILLS_ITSELF, name, *arguments], cwd=cwd, env=environment(cwd))
+    assert process.wait() == -signal.SIGKILL
 
 
 def ended_in(directory: Path) -> list[str]:

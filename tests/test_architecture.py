@@ -25,7 +25,7 @@ FLOORS = [
     {"open_stage"},
     {"ledger"},
     {"already_done"},
-    {"account", "procedure"},
+    {"account", "opening", "procedure"},
     {"pipeline", "comparison", "repetition", "search"},
     {"cli"},
     {"__main__"},

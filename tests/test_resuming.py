@@ -14,6 +14,7 @@ from tests.interrupted import (
     ended_in,
     journal_of,
     killed_after,
+    killed_opening,
     killed_when,
     left,
     steps_that_repeat,
@@ -206,6 +207,24 @@ def test_a_sweep_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert len([run for run in runs if "mlflow.parentRunId" not in run.data.tags]) == 3
     once_more = bnadapt(*words, "resume=true", cwd=tmp_path)
     assert once_more.output.count("did this before") == 3
+
+
+@pytest.mark.fault(
+    "process: killed after its run began in MLflow and before its journal was written",
+    "goes on with that run; one parent, the same weights",
+)
+@pytest.mark.slow
+def test_a_run_without_a_journal_yet_is_gone_on_with(whole: Left, tmp_path: Path) -> None:
+    killed_opening(".journal.", *LONGER, cwd=tmp_path)
+    assert not list(tmp_path.glob("checkpoints/*/journal.json"))
+    again = bnadapt(*LONGER, "resume=true", cwd=tmp_path)
+    assert again.code == 0, again.errors
+    assert f"goes on with run {again.run_id}, which had only begun" in again.output
+    found = left(tmp_path)
+    assert found.parents == 1
+    assert set(found.statuses.values()) == {"FINISHED"}
+    assert found.weights == whole.weights
+    assert comparable(found.metrics) == comparable(whole.metrics)
 
 
 @pytest.mark.fault(

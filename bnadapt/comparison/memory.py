@@ -1,9 +1,8 @@
 """What earlier processes have done of a comparison: found by what it depends on, and kept as soon as it ends."""
 
 import hashlib
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from bnadapt.config import (
     names_a_run,
     settings_by_key,
 )
-from bnadapt.errors import StageError
 from bnadapt.identity import code_digest, hash_of, stage_keys
 from bnadapt.journal import Identity, Journal, Journals
 from bnadapt.normalization.proof import weights_digest
@@ -50,18 +48,7 @@ def look_back(known: Journals, settings: Settings, identity: Identity, tracker: 
         StageError: ``resume`` names a run that is not there, was made with other settings, data or code, or is in
             progress elsewhere.
     """
-    if settings.resume is not None and names_a_run(settings.resume):
-        before = known.look_up(settings.resume).settings.get("comparison", {})
-        now = json.loads(json.dumps(asdict(settings.comparison)))
-        changed = list(_changes("comparison", before, now)) if before else []
-        if changed:
-            more = f"; and {len(changed) - 4} more" if len(changed) > 4 else ""
-            raise StageError(
-                f"resume={settings.resume}: that run cannot be gone on with like this: {'; '.join(changed[:4])}{more}. "
-                f"bnadapt resume={settings.resume} alone takes its own settings; resume=true takes over whatever arms "
-                "are still the same"
-            )
-    return resuming.look_back(known, settings, identity, tracker)
+    return resuming.look_back(known, settings, identity, tracker, also=("comparison.",), parts="arms")
 
 
 class Keys:
@@ -194,11 +181,3 @@ def _is_whole(entry: Mapping[str, Any]) -> bool:
 def _sha256(file: Path) -> str:
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
-
-
-def _changes(key: str, before: Any, now: Any) -> Iterator[str]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        for name in {**before, **now}:
-            yield from _changes(f"{key}.{name}", before.get(name), now.get(name))
-    elif before != now:
-        yield f"{key} was {before}, is {now}"

@@ -1,17 +1,15 @@
 """The comparison, in order: repetitions with their baselines and arms, then the test images, then the choice."""
 
 import math
-import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import keras
-import yaml
 from rich.console import Console
 
-from bnadapt.already_done import print_cut_off, print_ended
+from bnadapt.already_done import print_ended
 from bnadapt.artifacts import attempt
 from bnadapt.comparison import account
 from bnadapt.comparison.arms import Repetition, repetitions, runnable, settings_of
@@ -28,10 +26,9 @@ from bnadapt.files import copy
 from bnadapt.journal import journals
 from bnadapt.models.load import load_file
 from bnadapt.normalization.proof import weights_digest
+from bnadapt.opening import opened_run
 from bnadapt.procedure import Procedure
 from bnadapt.report.subject import subject
-from bnadapt.resuming import open_journal, telling_how_to_go_on
-from bnadapt.secrets import redacted_values
 from bnadapt.start import Start, prepare
 from bnadapt.tracking.store import Tracker
 
@@ -77,22 +74,20 @@ def run_comparison(
             print_ended(console, settings, earlier.ended, tracker)
             return ComparisonOutcome(earlier.ended.run_id, [], [])
         arms, left_out = runnable(settings, first)
-        with (
-            tracker.pipeline(
-                account.run_name(settings, first),
-                parameters=account.parameters(settings, first),
-                tags={key: value for key, value in (tags or {}).items() if key != "schedule"}
-                | {"kind": "comparison"},
-                config_yaml=yaml.safe_dump(
-                    redacted_values(asdict(settings)), sort_keys=False, allow_unicode=True
-                ),
-                command=shlex.join(command),
-                resume=earlier.journal.run_id if earlier.journal else None,
-            ) as run,
-            telling_how_to_go_on(known, run.run_id, settings),
-        ):
-            print_cut_off(console, known, settings, run.cut_off)
-            journal = open_journal(known, earlier, run.run_id, identity, settings, run_directory, command)
+        tags = {key: value for key, value in (tags or {}).items() if key != "schedule"}
+        with opened_run(
+            known,
+            earlier,
+            identity,
+            settings,
+            tracker,
+            console,
+            name=account.run_name(settings, first),
+            parameters=account.parameters(settings, first),
+            tags=tags | {"kind": "comparison"},
+            run_directory=run_directory,
+            command=command,
+        ) as (run, journal):
             directory = journal.run_directory
             memory = Memory(journal, others(known, settings, identity, run.run_id))
             work = Work(settings, arms, run, memory, console, len(every) * len(arms), began)

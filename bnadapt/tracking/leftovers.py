@@ -10,6 +10,7 @@ from mlflow.exceptions import MlflowException
 
 from bnadapt.locking import HeldElsewhereError
 from bnadapt.tracking import names
+from bnadapt.tracking.beginning import FOLDER, take_up_beginnings
 from bnadapt.tracking.outbox import Outbox, short_cause
 from bnadapt.tracking.queue import JOURNAL, REFUSED, Queue, opened
 from bnadapt.tracking.sending import children
@@ -68,8 +69,10 @@ def take_up(client: MlflowClient, unsent: Path, *, besides: str | None = None) -
         besides: Id of a run whose folder is left alone.
     """
     found = []
+    if unsent.is_dir():
+        take_up_beginnings(client, unsent)
     for folder in sorted(unsent.iterdir()) if unsent.is_dir() else []:
-        if not folder.is_dir() or folder.name == besides:
+        if not folder.is_dir() or folder.name == besides or folder.name.startswith(FOLDER):
             continue
         try:
             delivery = _take_up(client, folder)
@@ -118,7 +121,7 @@ def _mark_killed(client: MlflowClient, outbox: Outbox, milliseconds: int) -> boo
     queue = outbox.queue
     pipeline = client.get_run(queue.folder.name)
     for run in (*children(client, pipeline.info.experiment_id, queue.folder.name), pipeline):
-        handle = run.data.tags.get(names.HANDLE, run.info.run_id)
+        handle = queue.folder.name if run is pipeline else run.data.tags.get(names.HANDLE, run.info.run_id)
         queue.ids[handle] = run.info.run_id
         if run.info.status == "RUNNING":
             outbox.put("end", handle, status="KILLED", time=milliseconds)

@@ -14,7 +14,8 @@ from bnadapt.secrets import redacted
 
 STAGE, ARM, FROM_RUN, ERROR = "stage", "arm", "from_run", "error"
 VERDICT, RECOMMENDED, REGISTERED = "verdict", "recommended", "registered"
-HANDLE = "handle"  # by which a run below is found again by whoever goes on with it
+# By which a run or a network is found again by whoever goes on with it; MLflow shows no tags of its own prefix.
+HANDLE = "mlflow.bnadapt.handle"
 PARENT = "mlflow.parentRunId"
 WEIGHTS = "weights_sha256"  # the tag of a run that left a network
 PROVENANCE = "provenance.json"  # with config.yaml, what it takes to repeat a run

@@ -57,16 +57,18 @@ class Queue:
     Attributes:
         folder: Where all of it lies; its name is MLflow's id of the run at the top level, and that run's handle.
         experiment_id: MLflow's id of its experiment; None where the folder holds no journal.
+        identity: What the run is, of whoever began it; may be empty.
         pending: What has not arrived, by number, in order.
         ids: MLflow's ids by handle.
         ended: Whether the run at the top level has ended in the store.
         refused: How many entries the store does not take.
     """
 
-    def __init__(self, folder: Path, experiment_id: str | None = None) -> None:
+    def __init__(self, folder: Path, experiment_id: str | None = None, identity: str = "") -> None:
         """Read what lies in the folder; with an experiment begin it where it is new."""
         self.folder = folder
         self.experiment_id: str | None = None
+        self.identity = ""
         self.pending: dict[int, Entry] = {}
         self.ids = {folder.name: folder.name}
         self.ended = False
@@ -76,8 +78,8 @@ class Queue:
         self._read()
         self._journal: int | None = None
         if self.experiment_id is None and experiment_id is not None:
-            self.experiment_id = experiment_id
-            self._write({"experiment": experiment_id})
+            self.experiment_id, self.identity = experiment_id, identity
+            self._write({"experiment": experiment_id, "identity": identity})
 
     @property
     def next_number(self) -> int:
@@ -145,7 +147,7 @@ class Queue:
             except ValueError:
                 continue  # the process was killed, or the disk full, in the middle of this line: it was never sent
             if "experiment" in record:
-                self.experiment_id = record["experiment"]
+                self.experiment_id, self.identity = record["experiment"], record["identity"]
             elif "done" in record:
                 entry = self.pending.get(record["done"])
                 if entry is not None:
@@ -175,7 +177,9 @@ class Queue:
 
 
 @contextmanager
-def opened(folder: Path, experiment_id: str | None = None, *, patience: float = 0.0) -> Iterator[Queue]:
+def opened(
+    folder: Path, experiment_id: str | None = None, identity: str = "", *, patience: float = 0.0
+) -> Iterator[Queue]:
     """The queue in a folder, for this process alone while the block lasts.
 
     At the end the folder is removed where nothing is left in it, but for the list of what the store refused.
@@ -188,7 +192,7 @@ def opened(folder: Path, experiment_id: str | None = None, *, patience: float = 
     queue: Queue | None = None
     try:
         with locked(folder / LOCK, patience=patience):
-            queue = Queue(folder, experiment_id)
+            queue = Queue(folder, experiment_id, identity)
             try:
                 yield queue
             finally:

@@ -17,10 +17,11 @@ from bnadapt.errors import StorageError, TrackingError
 from bnadapt.locking import HeldElsewhereError, locked
 from bnadapt.secrets import redacted
 from bnadapt.tracking import names
+from bnadapt.tracking.beginning import beginning, begun, take_up_beginnings
 from bnadapt.tracking.environment import LOCAL_URI, patience, resolve_uri, sqlite_path
 from bnadapt.tracking.leftovers import UNSENT, take_up
 from bnadapt.tracking.outbox import SECONDS_FOR_AN_ANSWER, Outbox, short_cause
-from bnadapt.tracking.queue import Queue, make_folder, opened
+from bnadapt.tracking.queue import Queue, opened
 from bnadapt.tracking.resuming import Earlier, earlier_runs, pipeline_to_resume
 from bnadapt.tracking.runs import PipelineRun
 
@@ -37,6 +38,7 @@ class Tracker:
         uri: The store's URI, absolute.
         experiment_id: MLflow's id of the experiment.
         client: MLflow's client for this store.
+        unsent: The folder that holds what has not arrived in the store.
     """
 
     def __init__(self, settings: TrackingSettings, working_directory: Path) -> None:
@@ -57,7 +59,7 @@ class Tracker:
             except Exception as error:
                 # MLflow lets through what databases and their drivers raise.
                 raise _unusable(self.uri, error) from error
-        self._unsent = working_directory.absolute() / UNSENT
+        self.unsent = working_directory.absolute() / UNSENT
         self._system_metrics = settings.system_metrics
 
     @contextmanager
@@ -69,6 +71,7 @@ class Tracker:
         tags: Mapping[str, str] | None = None,
         config_yaml: str = "",
         command: str = "",
+        identity: str = "",
         resume: str | None = None,
     ) -> Iterator[PipelineRun]:
         """A run at the top level that ends with the block: finished, failed with the error's text, or killed.
@@ -80,6 +83,7 @@ class Tracker:
                 get them too.
             config_yaml: The resolved configuration, kept as ``config.yaml`` with this run and every stage's.
             command: What the user typed, shown in the run's description.
+            identity: What the run is, by which :meth:`begun` finds it.
             resume: Id of a run that an earlier process began: it goes on, and nothing is recorded twice. Its name,
                 parameters and tags stay.
 
@@ -93,8 +97,8 @@ class Tracker:
         parameters = parameters or {}
         tags = names.filter_tags(parameters, tags or {})
         before = None if resume is None else pipeline_to_resume(self.client, resume)
-        left = take_up(self.client, self._unsent, besides=None if before is None else before.info.run_id)
-        with self._queue(name, command, tags, before) as queue:
+        left = take_up(self.client, self.unsent, besides=None if before is None else before.info.run_id)
+        with self._queue(name, command, tags, identity, before) as queue:
             outbox = Outbox(self.client, queue, resumed=before is not None)
             assert queue.experiment_id is not None
             run = PipelineRun(
@@ -118,29 +122,41 @@ class Tracker:
                 outbox.say_what_is_left()
 
     @contextmanager
-    def _queue(self, name: str, command: str, tags: Mapping[str, Any], before: Run | None) -> Iterator[Queue]:
+    def _queue(
+        self, name: str, command: str, tags: Mapping[str, Any], identity: str, before: Run | None
+    ) -> Iterator[Queue]:
         """The queue of a run that is started here, or of the one from before."""
+
+        def of(run_id: str, experiment_id: str) -> Queue:
+            folder = self.unsent / run_id
+            return stack.enter_context(opened(folder, experiment_id, identity, patience=SECONDS_FOR_A_LOOK))
+
         with ExitStack() as stack:
             try:
-                make_folder(self._unsent)  # before anything is there that says it runs
-                if before is None:
-                    description = {names.DESCRIPTION: names.description(command)} if command else {}
-                    place = self._started(name, {**tags, **description}), self.experiment_id
+                if before is not None:
+                    queue = of(before.info.run_id, before.info.experiment_id)
                 else:
-                    place = before.info.run_id, before.info.experiment_id
-                run_id, experiment_id = place
-                folder = self._unsent / run_id
-                queue = stack.enter_context(opened(folder, experiment_id, patience=SECONDS_FOR_A_LOOK))
+                    with beginning(self.unsent, self.uri, self.experiment_id, identity) as handle:
+                        description = {names.DESCRIPTION: names.description(command)} if command else {}
+                        own = {**tags, **description, names.HANDLE: handle}
+                        queue = of(self._started(name, own), self.experiment_id)
             except HeldElsewhereError as error:
                 raise TrackingError(
-                    f"resume={run_id}: another process is going on with this run. Wait for its end, or end it"
+                    f"{f'resume={before.info.run_id}' if before else name}: another process is going on with this "
+                    "run. Wait for its end, or end it"
                 ) from error
             except OSError as error:
                 raise StorageError(
-                    f"{self._unsent} cannot be written: {error.strerror or error}. Results are kept there until the "
+                    f"{self.unsent} cannot be written: {error.strerror or error}. Results are kept there until the "
                     "tracking store has them; start in a directory that can be written"
                 ) from error
             yield queue
+
+    def begun(self, identity: str) -> str | None:
+        """The id of a run of this identity, started below the working directory and cut off; None without any."""
+        if self.unsent.is_dir():
+            take_up_beginnings(self.client, self.unsent)
+        return begun(self.unsent, identity, self.has_run)
 
     def has_run(self, run_id: str) -> bool:
         """Whether the store has a run with this id that was not deleted.

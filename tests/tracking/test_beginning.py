@@ -1,0 +1,146 @@
+"""Processes that are killed while a run at the top level begins, at each thing that they write."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from bnadapt.config import TrackingSettings
+from bnadapt.tracking.beginning import beginning
+from bnadapt.tracking.store import Tracker
+
+IDENTITY = "what the run is"
+# Kills itself when it is about to do something that outlives it, for the so many-th time; once for each number, in
+# processes of their own, because to import all this takes longer than the rest.
+PROGRAM = """
+import json, os, signal, sys
+from pathlib import Path
+from bnadapt.config import TrackingSettings
+from bnadapt.tracking.store import Tracker
+
+uri, directory, numbers = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
+
+def lasts(event, arguments):
+    return event in ("os.rename", "os.mkdir", "os.remove", "sqlite3.connect") or (
+        event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+    )
+
+def work(number):
+    seen = 0
+    def watch(event, arguments):
+        nonlocal seen
+        if counting and lasts(event, arguments):
+            seen += 1
+            if seen == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+    counting = False
+    sys.addaudithook(watch)
+    place = directory / str(number)
+    place.mkdir()
+    tracker = Tracker(TrackingSettings(uri=uri, system_metrics=False), place)
+    counting = True
+    with tracker.pipeline("cut off", identity="what the run is"):
+        counting = False
+        os.kill(os.getpid(), signal.SIGKILL)
+
+for number in numbers:
+    child = os.fork()
+    if child == 0:
+        work(number)
+    os.waitpid(child, 0)
+"""
+
+
+FEW = (2, 8, 10, 13, 17, 19, 20, 30)
+EVERY = range(1, 46)
+
+
+def cut_off(tracker: Tracker, directory: Path, numbers: Sequence[int]) -> list[Tracker]:
+    """Processes that were killed, each in a working directory of its own; a tracker for each of these."""
+    subprocess.run(
+        [sys.executable, "-c", PROGRAM, tracker.uri, str(directory), json.dumps(list(numbers))],
+        check=True,
+        timeout=600,
+    )
+    settings = TrackingSettings(uri=tracker.uri, system_metrics=False)
+    return [Tracker(settings, directory / str(number)) for number in numbers]
+
+
+def runs_of(tracker: Tracker, names: Sequence[str]) -> dict[str, str]:
+    found = tracker.client.search_runs([tracker.experiment_id], max_results=1000)
+    return {run.info.run_id: run.info.status for run in found if run.info.run_name in names}
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Tracker:
+    return Tracker(TrackingSettings(system_metrics=False), tmp_path)
+
+
+@pytest.mark.fault(
+    "process: killed at each of the first writes of a run, then gone on with",
+    "one run at the top level, finished",
+)
+@pytest.mark.parametrize("numbers", [FEW, pytest.param(EVERY, marks=pytest.mark.slow)], ids=["few", "every"])
+def test_a_run_that_had_only_begun_is_gone_on_with(
+    numbers: Sequence[int], fresh: Tracker, tmp_path: Path
+) -> None:
+    found = 0
+    for tracker in cut_off(fresh, tmp_path, numbers):
+        begun = tracker.begun(IDENTITY)
+        found += begun is not None
+        assert tracker.begun("another") is None
+        with tracker.pipeline("cut off", identity=IDENTITY, resume=begun) as run:
+            assert begun in (None, run.run_id)
+    assert 0 < found < len(numbers)
+    runs = runs_of(fresh, ["cut off"])
+    assert len(runs) == len(numbers)
+    assert set(runs.values()) == {"FINISHED"}
+
+
+@pytest.mark.fault(
+    "process: killed at each of the first writes of a run, and another one started there",
+    "none counts as running for ever; nothing stays on the disk",
+)
+@pytest.mark.parametrize("numbers", [FEW, pytest.param(EVERY, marks=pytest.mark.slow)], ids=["few", "every"])
+def test_a_run_that_had_only_begun_is_marked_as_killed(
+    numbers: Sequence[int], fresh: Tracker, tmp_path: Path
+) -> None:
+    for tracker in cut_off(fresh, tmp_path, numbers):
+        unsent = tracker.unsent
+        for folder in unsent.glob("begins-*"):  # as if it had been a minute ago
+            os.utime(folder, (0, 0))
+        with tracker.pipeline("another"):
+            pass
+        assert not unsent.exists()
+    killed = runs_of(fresh, ["cut off"])
+    assert 0 < len(killed) < len(numbers)
+    assert set(killed.values()) == {"KILLED"}
+
+
+def test_a_run_that_begins_elsewhere_just_now_is_left_alone(fresh: Tracker, tmp_path: Path) -> None:
+    with fresh.pipeline("lives", identity=IDENTITY) as run:
+        assert fresh.begun(IDENTITY) is None
+        other = Tracker(TrackingSettings(uri=f"sqlite:///{tmp_path}/other.db"), tmp_path)
+        with beginning(fresh.unsent, fresh.uri, fresh.experiment_id, IDENTITY):
+            for tracker in (fresh, other):
+                with tracker.pipeline("another"):
+                    pass
+            assert len(list(fresh.unsent.iterdir())) == 2
+        assert runs_of(fresh, ["lives"]) == {run.run_id: "RUNNING"}
+    assert not fresh.unsent.exists()
+
+
+def test_what_begins_in_another_store_stays(fresh: Tracker, tmp_path: Path) -> None:
+    def interrupted() -> None:
+        with beginning(fresh.unsent, "sqlite:///elsewhere.db", "1", IDENTITY):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert fresh.begun(IDENTITY) is None
+    (folder,) = fresh.unsent.iterdir()
+    assert "elsewhere" not in (folder / "begins.json").read_text(encoding="utf-8")
