@@ -11,7 +11,7 @@ import pytest
 FLOORS = [
     {"errors", "interruption", "locking", "startup"},
     {"files", "secrets"},
-    {"journal"},
+    {"array_file", "journal"},
     {"config"},
     {"checks"},
     {"stages"},

@@ -8,8 +8,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from bnadapt.array_file import LARGEST_HEADER
 from bnadapt.errors import ModelError, SurgeryError
-from bnadapt.normalization.patch_file import LARGEST_HEADER, read_patch, write_patch
+from bnadapt.normalization.patch_file import read_patch, write_patch
 from bnadapt.normalization.proof import fingerprint
 from bnadapt.normalization.structure import (
     first_difference,

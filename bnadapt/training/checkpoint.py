@@ -11,11 +11,11 @@ from typing import Any
 import keras
 import numpy as np
 
+from bnadapt.array_file import UnusableFileError, read, write
 from bnadapt.config import StageSettings
 from bnadapt.data.splits import Splits
 from bnadapt.evaluation.results import Epoch
 from bnadapt.surgery.tree import layer_tree
-from bnadapt.training.container import UnusableFileError, read, write
 from bnadapt.training.trained import Trained, history_from, trained_from
 
 MAGIC = b"bnadapt checkpoint 1\n"

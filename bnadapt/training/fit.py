@@ -8,6 +8,7 @@ from typing import Any, cast
 import keras
 import numpy as np
 
+from bnadapt.array_file import UnusableFileError
 from bnadapt.config import STATISTICS, StageSettings, takes_steps
 from bnadapt.data.splits import Splits
 from bnadapt.evaluation.results import Epoch
@@ -19,7 +20,6 @@ from bnadapt.normalization.switches import switch_batch_norm
 from bnadapt.normalization.table import describe_policy, policy_table
 from bnadapt.training.checkpoint import Checkpoint, State, build_optimizer, identity_of, restore, values_of
 from bnadapt.training.class_weights import weights_of_classes
-from bnadapt.training.container import UnusableFileError
 from bnadapt.training.loop import Clock, Loop
 from bnadapt.training.optimizer import Rate, compile_for, leave_stock_optimizer
 from bnadapt.training.pace import batches, pace_of

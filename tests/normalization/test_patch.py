@@ -1,6 +1,8 @@
 """Patches: the bits that come back, what is refused, and how little they weigh."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 
@@ -11,7 +13,7 @@ import tensorflow as tf
 from keras import layers, ops
 from networks import cnn, images, plain_cnn, residual, scatter
 
-from bnadapt.errors import ModelError, SurgeryError
+from bnadapt.errors import ModelError, StorageError, SurgeryError
 from bnadapt.normalization.patch import apply_patch, save_patch
 from bnadapt.normalization.patch_file import MAGIC, read_patch, write_patch
 from bnadapt.normalization.policy import BATCH_NORM, HEAD, train_only
@@ -368,11 +370,11 @@ def test_a_failed_write_leaves_the_old_patch_and_no_draft(made, tmp_path, monkey
     target = tmp_path / "a.patch"
     target.write_bytes(path.read_bytes())
 
-    def full(self, data):
-        raise OSError("no space left")
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("pathlib.Path.write_bytes", full)
-    with pytest.raises(OSError, match="no space left"):
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(StorageError, match="cannot be written: No space left on device"):
         save_patch(target, base, adapted)
     monkeypatch.undo()
     assert [each.name for each in tmp_path.iterdir()] == ["a.patch"]

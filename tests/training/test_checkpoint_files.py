@@ -18,12 +18,12 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from interruptions import Interrupting, state_of
 from small_stages import plain_network, train
 
+from bnadapt.array_file import UnusableFileError, read, write
 from bnadapt.config import StageSettings
 from bnadapt.data.splits import Splits
 from bnadapt.errors import StorageError
 from bnadapt.evaluation.results import Epoch
 from bnadapt.training.checkpoint import MAGIC, Checkpoint, State, restore
-from bnadapt.training.container import UnusableFileError, read, write
 from tests.digits import digit_splits
 
 KIND = b"numbers 1\n"

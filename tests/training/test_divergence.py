@@ -11,12 +11,12 @@ import pytest
 from interruptions import Interrupting
 from small_stages import network_with_batch_norm, plain_network, train
 
+from bnadapt.array_file import read
 from bnadapt.config import StageSettings
 from bnadapt.data.splits import ArraySplit, Splits
 from bnadapt.evaluation.results import Epoch
 from bnadapt.normalization.proof import fingerprint
 from bnadapt.training.checkpoint import MAGIC, Checkpoint
-from bnadapt.training.container import read
 from bnadapt.training.divergence import DivergedError
 from bnadapt.training.pace import batches
 from tests.digits import digit_splits

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,10 +10,9 @@ import numpy as np
 
 from bnadapt.files import replacing
 
-_DTYPES = frozenset(
-    [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
-    + ["bool", "float16", "bfloat16", "float32", "float64"]
-)
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+NUMBERS = (*FLOATS, "bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
+LARGEST_HEADER = 1 << 26
 _LENGTH = 8
 _DIGEST = hashlib.sha256().digest_size
 
@@ -22,7 +21,14 @@ class UnusableFileError(Exception):
     """A file that is there cannot be used; its message goes on from the file's name ("is damaged: ...")."""
 
 
-def write(path: Path, magic: bytes, header: Mapping[str, Any], arrays: Sequence[np.ndarray]) -> None:
+def write(
+    path: Path,
+    magic: bytes,
+    header: Mapping[str, Any],
+    arrays: Sequence[np.ndarray] | Mapping[str, np.ndarray],
+    *,
+    key: str = "arrays",
+) -> None:
     """Write a file, whole or not at all.
 
     Nothing in it is a program, compressed, or a name of a file: magic line, SHA-256 of all that follows, length of
@@ -31,16 +37,22 @@ def write(path: Path, magic: bytes, header: Mapping[str, Any], arrays: Sequence[
     Args:
         path: Of the file; what was there before is replaced.
         magic: What the file begins with: its kind, its version and the end of the line.
-        header: Whatever JSON can say; the key ``arrays`` is taken.
-        arrays: Of any shape; of booleans, integers or floats of 16 bits and more.
+        header: Whatever JSON can say.
+        arrays: Of any shape; of booleans, integers or floats of 16 bits and more; perhaps each with a path.
+        key: Of the header, under which the arrays are listed.
 
     Raises:
         StorageError: the file cannot be written; the one that was there before is as it was.
     """
-    listed = [{"shape": list(array.shape), "dtype": str(array.dtype)} for array in arrays]
-    text = json.dumps({**header, "arrays": listed}).encode()
+    named: list[tuple[dict[str, str], np.ndarray]] = (
+        [({"path": name}, array) for name, array in arrays.items()]
+        if isinstance(arrays, Mapping)
+        else [({}, array) for array in arrays]
+    )
+    listed = [{**name, "shape": list(array.shape), "dtype": str(array.dtype)} for name, array in named]
+    text = json.dumps({**header, key: listed}).encode()
     # Bytes as they lie in memory: networks are large, and one more copy of all weights would be felt.
-    parts: list[Any] = [len(text).to_bytes(_LENGTH, "little"), text, *(_bytes(array) for array in arrays)]
+    parts: list[Any] = [len(text).to_bytes(_LENGTH, "little"), text, *(_bytes(array) for _, array in named)]
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part)
@@ -64,31 +76,50 @@ def read(path: Path, magic: bytes) -> tuple[dict[str, Any], list[np.ndarray]]:
         raise UnusableFileError(f"cannot be read: {error.strerror or error}") from error
     if not content.startswith(magic):
         raise UnusableFileError(f"does not begin with {magic.decode().strip()!r}")
-    start = len(magic) + _DIGEST
-    rest = memoryview(content)[start:]
-    if hashlib.sha256(rest).digest() != content[len(magic) : start]:
+    header, arrays = parsed(memoryview(content)[len(magic) :], "arrays", NUMBERS)
+    return header, [array for _, array in arrays]
+
+
+def parsed(
+    content: memoryview, key: str, dtypes: Collection[str]
+) -> tuple[dict[str, Any], list[tuple[str, np.ndarray]]]:
+    """The header, and the arrays with their paths, empty where they have none, of what stands behind the magic line.
+
+    Args:
+        content: From the checksum on.
+        key: Of the header, under which the arrays are listed.
+        dtypes: That arrays may have.
+
+    Raises:
+        UnusableFileError: it is cut off, or changed by a single bit.
+    """
+    rest = content[_DIGEST:]
+    if hashlib.sha256(rest).digest() != content[:_DIGEST]:
         raise UnusableFileError("is damaged: its checksum is wrong")
     try:
-        return _parsed(rest)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        return _parsed(rest, key, dtypes)
+    except (ArithmeticError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UnusableFileError(f"is damaged: {type(error).__name__} {error}") from error
 
 
-def _parsed(rest: memoryview) -> tuple[dict[str, Any], list[np.ndarray]]:
+def _parsed(
+    rest: memoryview, key: str, dtypes: Collection[str]
+) -> tuple[dict[str, Any], list[tuple[str, np.ndarray]]]:
     length = int.from_bytes(rest[:_LENGTH], "little")
-    if length > len(rest):
+    if length > min(LARGEST_HEADER, len(rest)):
         raise ValueError(f"a header of {length} bytes")
     header = json.loads(bytes(rest[_LENGTH : _LENGTH + length]))
     position, arrays = _LENGTH + length, []
-    for entry in header.pop("arrays"):
-        if entry["dtype"] not in _DTYPES:
+    for entry in header.pop(key):
+        if entry["dtype"] not in dtypes:
             raise ValueError(f"values of type {entry['dtype']}")
         kind = np.dtype(entry["dtype"])
-        shape = tuple(int(each) for each in entry["shape"])
+        path, shape = str(entry.get("path", "")), tuple(int(each) for each in entry["shape"])
         count = int(np.prod(shape, dtype=object)) if shape else 1
         if min(shape, default=1) < 0 or count * kind.itemsize > len(rest) - position:
-            raise ValueError(f"an array of shape {shape} is not all there")
-        arrays.append(np.frombuffer(rest, kind, count, position).reshape(shape))
+            name = f"'{path}'" if path else "an array"
+            raise ValueError(f"{name} of shape {shape} is not all there")
+        arrays.append((path, np.frombuffer(rest, kind, count, position).reshape(shape)))
         position += count * kind.itemsize
     if position != len(rest):
         raise ValueError(f"{len(rest) - position} bytes more than the header tells of")
