@@ -6,9 +6,7 @@ are the schema that Hydra checks every override and every YAML file against; val
 """
 
 import re
-from collections.abc import Iterable, Mapping
-from copy import deepcopy
-from dataclasses import Field, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 BASELINE, INSERT, CONTROL, EVALUATE = "baseline", "insert", "control", "evaluate"
@@ -25,11 +23,6 @@ UNTOUCHED = "untouched"  # the arm that every comparison has: the baseline as it
 FIXED_STAGES = (BASELINE, INSERT, CONTROL, EVALUATE)
 WHATEVER_IS_THE_SAME = "true"  # resume: the run of the same settings, data and code
 # What may differ between two runs that do the same: it changes nothing but where and how that is told.
-_TELLING = (
-    "resume", "repeat", "checkpoints.", "progress", "traceback", "tracking.uri", "tracking.experiment",
-    "tracking.telemetry", "tracking.system_metrics", "search.", "comparison.",
-)  # fmt: skip
-_PLACES = (".dir", ".path", ".download", ".memory_limit")
 
 
 def setting(
@@ -514,45 +507,6 @@ def length_of(*stages: StageSettings) -> str:
     return " + ".join(f"{count:,} {unit}{'s' * (count > 1)}" for unit, count in counts.items() if count)
 
 
-def settings_by_key(settings: Any, prefix: str = "") -> dict[str, tuple[Any, "Field[Any]"]]:
-    """Every single setting by its full key, ``schedule.adapt.epochs``: the object that holds it, and its field."""
-    found: dict[str, tuple[Any, Field[Any]]] = {}
-    for each in fields(settings):
-        key, value = prefix + each.name, getattr(settings, each.name)
-        if is_dataclass(value):
-            found |= settings_by_key(value, f"{key}.")
-        elif isinstance(value, dict):
-            for name, inner in value.items():
-                found |= settings_by_key(inner, f"{key}.{name}.")
-        else:
-            found[key] = settings, each
-    return found
-
-
-def deciding_keys(keys: Iterable[str]) -> list[str]:
-    """Of the full keys of settings those that change more than where and how results are told."""
-    return [
-        key
-        for key in keys
-        if not key.startswith(_TELLING)
-        and not (key.startswith(("data.", "baseline_data.")) and key.endswith(_PLACES))
-    ]
-
-
 def names_a_run(resume: str | None) -> bool:
     """Whether ``resume`` is the id of a run, and not the wish to go on with whatever is the same."""
     return resume is not None and resume.lower() != WHATEVER_IS_THE_SAME
-
-
-def with_values(settings: Settings, values: Mapping[str, Any]) -> Settings:
-    """A copy of the settings with other values, by full keys such as ``schedule.adapt.epochs``.
-
-    Raises:
-        KeyError: there is no setting with a key.
-    """
-    changed = deepcopy(settings)
-    known = settings_by_key(changed)
-    for key, value in values.items():
-        holder, each = known[key]
-        setattr(holder, each.name, deepcopy(value))
-    return changed

@@ -19,11 +19,10 @@ from bnadapt.config import (
     Settings,
     StageSettings,
     chosen_stages,
-    deciding_keys,
     length_of,
-    settings_by_key,
 )
 from bnadapt.data.load import Description
+from bnadapt.setting_keys import deciding_keys, settings_by_key
 
 
 def parameters_of_run(

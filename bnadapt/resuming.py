@@ -9,12 +9,13 @@ from typing import Any
 
 import keras
 
-from bnadapt.config import CheckpointSettings, Settings, deciding_keys, names_a_run
+from bnadapt.config import CheckpointSettings, Settings, names_a_run
 from bnadapt.errors import StageError
 from bnadapt.identity import stage_keys, whole
 from bnadapt.journal import Identity, Journal, Journals
 from bnadapt.normalization.proof import weights_digest
 from bnadapt.secrets import redacted_values
+from bnadapt.setting_keys import deciding_keys
 from bnadapt.start import Start
 from bnadapt.tracking.store import Tracker
 

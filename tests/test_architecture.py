@@ -13,6 +13,7 @@ FLOORS = [
     {"files", "secrets"},
     {"array_file", "journal"},
     {"config"},
+    {"setting_keys"},
     {"checks"},
     {"stages"},
     {"surgery"},

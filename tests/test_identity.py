@@ -6,19 +6,9 @@ from typing import Any
 
 import pytest
 
-from bnadapt.config import (
-    BASELINE,
-    CONTROL,
-    EVALUATE,
-    INSERT,
-    Settings,
-    StageSettings,
-    SwitchSettings,
-    deciding_keys,
-    settings_by_key,
-    with_values,
-)
+from bnadapt.config import BASELINE, CONTROL, EVALUATE, INSERT, Settings, StageSettings, SwitchSettings
 from bnadapt.identity import stage_keys, whole
+from bnadapt.setting_keys import deciding_keys, settings_by_key, with_values
 
 FACTS = {"network": "n", "source": "s", "target": "t", "test": "e"}
 STAGES = [BASELINE, INSERT, "adapt", "finetune", CONTROL, EVALUATE]

@@ -14,12 +14,7 @@ import pytest
 from mlflow import MlflowClient
 
 from bnadapt import start as bnadapt_start
-from bnadapt.config import (
-    DataSettings,
-    RangeSettings,
-    SearchSettings,
-    with_values,
-)
+from bnadapt.config import DataSettings, RangeSettings, SearchSettings
 from bnadapt.data.splits import ArraySplit, Splits
 from bnadapt.errors import SettingsError
 from bnadapt.evaluation.verdict import best_stage
@@ -28,6 +23,7 @@ from bnadapt.pipeline import run_pipeline
 from bnadapt.search.run import SearchOutcome, run_search
 from bnadapt.search.space import draw
 from bnadapt.search.study import finished
+from bnadapt.setting_keys import with_values
 from tests.command import start
 from tests.searches import BAD, FINETUNE, NORMALIZE, quick
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, get_args, get_origin
 
-from bnadapt.config import RangeSettings, Settings, settings_by_key, with_values
+from bnadapt.config import RangeSettings, Settings
+from bnadapt.setting_keys import settings_by_key, with_values
 
 BATCH_SIZE = "data.batch_size"
 SEARCHED = ("placement.", "insertion.", "schedule.", BATCH_SIZE)

@@ -3,8 +3,9 @@
 from dataclasses import MISSING, Field
 from typing import Any
 
-from bnadapt.config import Settings, settings_by_key
+from bnadapt.config import Settings
 from bnadapt.secrets import redacted, variables_within
+from bnadapt.setting_keys import settings_by_key
 
 MAY_HOLD_ONE = (
     "tracking.uri",

@@ -12,10 +12,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from bnadapt.checks import check
-from bnadapt.config import Settings, deciding_keys, names_a_run
+from bnadapt.config import Settings, names_a_run
 from bnadapt.errors import SettingsError
 from bnadapt.journal import Journals
 from bnadapt.secrets import HIDDEN
+from bnadapt.setting_keys import deciding_keys
 
 
 def configuration_directory() -> Path:

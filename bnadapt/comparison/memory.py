@@ -7,20 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from bnadapt import resuming
-from bnadapt.config import (
-    BASELINE,
-    INSERT,
-    PlacementSettings,
-    Settings,
-    StageSettings,
-    inserts,
-    names_a_run,
-    settings_by_key,
-)
+from bnadapt.config import BASELINE, INSERT, PlacementSettings, Settings, StageSettings, inserts, names_a_run
 from bnadapt.identity import code_digest, hash_of, stage_keys
 from bnadapt.journal import Identity, Journal, Journals
 from bnadapt.normalization.proof import weights_digest
 from bnadapt.resuming import Earlier
+from bnadapt.setting_keys import settings_by_key
 from bnadapt.start import Start
 from bnadapt.tracking.store import Tracker
 

@@ -20,7 +20,7 @@ from bnadapt import account
 from bnadapt.already_done import ui_line
 from bnadapt.artifacts import attempt
 from bnadapt.checks import check
-from bnadapt.config import BASELINE, INSERT, SearchSettings, Settings, with_values
+from bnadapt.config import BASELINE, INSERT, SearchSettings, Settings
 from bnadapt.data.reading import reading
 from bnadapt.errors import BnadaptError, StageError, TrackingError
 from bnadapt.normalization.proof import weights_digest
@@ -45,6 +45,7 @@ from bnadapt.search.study import (
 from bnadapt.search.trial import Looks, objective, pruner, try_settings
 from bnadapt.search.work import Work
 from bnadapt.secrets import redacted_values
+from bnadapt.setting_keys import with_values
 from bnadapt.start import prepare
 from bnadapt.tracking.store import Tracker
 

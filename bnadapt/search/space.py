@@ -5,7 +5,8 @@ from typing import Any
 
 import optuna
 
-from bnadapt.config import RangeSettings, Settings, settings_by_key
+from bnadapt.config import RangeSettings, Settings
+from bnadapt.setting_keys import settings_by_key
 
 DIGITS = 3  # of a drawn number that is no choice: what can be typed again is what was tried
 _READ_AS_SOMETHING_ELSE = {"null", "true", "false", "nan", "inf"}

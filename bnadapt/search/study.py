@@ -13,9 +13,10 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from bnadapt.config import Settings, settings_by_key
+from bnadapt.config import Settings
 from bnadapt.errors import SettingsError
 from bnadapt.locking import HeldElsewhereError, locked
+from bnadapt.setting_keys import settings_by_key
 
 SQLITE = "sqlite:///"
 IDENTITY, STANDING, BASELINE_DIGEST, BASELINE_ACCURACY, RUN = (

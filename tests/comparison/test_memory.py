@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from bnadapt.comparison.arms import repetitions, settings_of
 from bnadapt.comparison.memory import Keys, Memory, identity_of, look_back, others
 from bnadapt.comparison.plain import plain_result, plain_scores, result_from, scores_from
-from bnadapt.config import Settings, TrackingSettings, with_values
+from bnadapt.config import Settings, TrackingSettings
 from bnadapt.errors import StageError
 from bnadapt.evaluation.arms import ArmResult, RateTried
 from bnadapt.evaluation.results import Epoch, Scores
 from bnadapt.journal import Identity, Journal, Journals, journals
+from bnadapt.setting_keys import with_values
 from bnadapt.start import Start, prepare
 from bnadapt.tracking.store import Tracker
 from tests.test_conf import compose

@@ -12,14 +12,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from bnadapt.checks import check
-from bnadapt.config import (
-    RangeSettings,
-    Settings,
-    settings_by_key,
-    with_values,
-)
+from bnadapt.config import RangeSettings, Settings
 from bnadapt.errors import SettingsError
 from bnadapt.search.space import as_drawn, as_override, draw, standing
+from bnadapt.setting_keys import settings_by_key, with_values
 from tests.searches import ADAPT, FINETUNE, in_memory, small, with_range
 
 
