@@ -40,9 +40,9 @@ def replacing(path: Path) -> Iterator[Path]:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             yield draft
-            _flush(draft)
+            flush(draft)
             draft.replace(path)
-            _flush(path.parent)
+            flush(path.parent)
         except (OSError, RuntimeError) as error:
             code = _system_error(error)
             if code is None:
@@ -88,7 +88,7 @@ def remove_drafts(directory: Path) -> None:
         draft.unlink(missing_ok=True)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Make the system write a file, or the list of files in a directory, to the disk."""
     if os.name == "nt" and path.is_dir():
         return  # Windows opens no directories, and keeps their lists in order by itself

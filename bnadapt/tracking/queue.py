@@ -1,7 +1,7 @@
 """What has been handed in for a run and has not arrived in the store yet, kept on the disk: lines of JSON, and files.
 
-A line is written before anything is sent and another one when it has arrived, so that a process may be killed at any
-moment: whoever opens the folder next knows what is left, in order.
+A line is on the disk before anything is sent, and another one is written when it has arrived, so that a process may be
+killed, and the power fail, at any moment: whoever opens the folder next knows what is left, in order.
 """
 
 import json
@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from bnadapt.files import flush
 from bnadapt.locking import locked
 
 LOCK, JOURNAL, REFUSED, FILES = "lock", "journal.jsonl", "refused.jsonl", "files"
@@ -88,7 +89,7 @@ class Queue:
 
     def place(self, name: str, *, after: int = 0) -> Path:
         """Where a file or directory for the next entry is to be written, or for one that many others come before."""
-        return self.folder / FILES / str(self.next_number + after) / name
+        return self._files(self.next_number + after) / name
 
     def add(self, action: str, run: str, content: dict[str, Any], *, again: bool = False) -> Entry:
         """Keep one more thing to do; it is on the disk when this returns."""
@@ -106,7 +107,7 @@ class Queue:
         """Take out what has arrived; ``made`` holds MLflow's ids of what it made, by handle."""
         self._take_out(entry, made or {})
         self._write({"done": entry.number, **({"made": made} if made else {})})
-        shutil.rmtree(self.folder / FILES / str(entry.number), ignore_errors=True)
+        shutil.rmtree(self._files(entry.number), ignore_errors=True)
 
     def set_aside(self, entry: Entry, reason: str) -> Path:
         """Write down what the store will never take, with the reason; its files stay. Returns the list's path."""
@@ -114,7 +115,7 @@ class Queue:
         path = self.folder / REFUSED
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"reason": reason, **asdict(entry)}) + "\n")
-        kept = self.folder / FILES / str(entry.number)
+        kept = self._files(entry.number)
         if kept.exists():
             kept.rename(kept.with_name(f"{REFUSED_FILES}{entry.number}"))
         return path
@@ -129,6 +130,9 @@ class Queue:
     def finished(self) -> bool:
         """Whether nothing is left to do, now or later."""
         return self.ended and not self.pending
+
+    def _files(self, number: int) -> Path:
+        return self.folder / FILES / str(number)
 
     def _take_out(self, entry: Entry, made: dict[str, str]) -> None:
         self.pending.pop(entry.number, None)
@@ -161,6 +165,7 @@ class Queue:
     def _write(self, record: dict[str, Any]) -> None:
         line = json.dumps(record).encode() + b"\n"
         try:
+            new = self._journal is None
             if self._journal is None:
                 self._journal = os.open(
                     self.folder / JOURNAL, os.O_CREAT | os.O_APPEND | os.O_WRONLY | getattr(os, "O_BINARY", 0)
@@ -170,6 +175,11 @@ class Queue:
             self._torn = os.write(self._journal, whole) != len(whole)
             if self._torn:
                 raise OSError("the disk is full")
+            # Where it is forgotten that something has arrived, it is sent once more, if its files are still there.
+            if "done" not in record or self._files(record["done"]).exists():
+                os.fsync(self._journal)
+            if new:
+                flush(self.folder)
         except OSError as error:
             # What is in memory can still be sent; only a killed process would now lose it.
             self._torn = True

@@ -1,11 +1,14 @@
 """What is written down before it is sent, and the steps at which it is recorded."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bnadapt.files import write_text
 from bnadapt.tracking.points import Steps
 from bnadapt.tracking.queue import Queue
 
@@ -40,6 +43,36 @@ def test_a_journal_that_breaks_off_anywhere_is_read_as_far_as_it_goes(
     read.close()
     assert further.number not in added
     assert further.number in Queue(folder).pending
+
+
+@pytest.mark.fault(
+    "disk: power lost just after results were handed in",
+    "they were flushed to the disk, the files before what says that they are there",
+)
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="the system does not say what is flushed")
+def test_what_is_handed_in_is_on_the_disk_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[str] = []
+    flush = os.fsync
+
+    def watched(descriptor: int) -> None:
+        flush(descriptor)
+        flushed.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+
+    monkeypatch.setattr("os.fsync", watched)
+    queue = Queue(tmp_path, "7")
+    assert flushed == ["journal.jsonl", tmp_path.name]
+    flushed.clear()
+    write_text(queue.place("a.txt"), "a")
+    entry = queue.add("file", "run", {"path": "files/1/a.txt", "folder": ""})
+    assert flushed[-1] == "journal.jsonl"
+    assert any(name.endswith(".txt") for name in flushed[:-1])
+    flushed.clear()
+    queue.done(entry)
+    assert flushed == ["journal.jsonl"]  # before its file is removed
+    entry = queue.add("metrics", "run", {"metrics": []})
+    queue.done(entry)
+    assert flushed == ["journal.jsonl"] * 2
+    queue.close()
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 3)), max_size=20), st.integers(0, 20))
