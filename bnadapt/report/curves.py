@@ -10,7 +10,16 @@ from matplotlib.ticker import MaxNLocator
 
 from bnadapt.config import BASELINE, CONTROL
 from bnadapt.evaluation.results import Epoch, StageResult
-from bnadapt.report.style import BLUE, GREEN, GREY, STAGE_COLOURS, VERMILION, new_figure, percent_axis
+from bnadapt.report.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    STAGE_COLOURS,
+    VERMILION,
+    logarithmic_axis,
+    new_figure,
+    percent_axis,
+)
 
 # The share of the axis that a stage without epochs takes, so that its name and value have room.
 SHARE_WITHOUT_EPOCHS = 0.08
@@ -75,7 +84,8 @@ def loss_curves(results: Sequence[StageResult]) -> Figure:
                 label=label if history else None,
             )
     if any(span.result.history for span in spans):
-        axes.set_yscale("log")
+        epochs = [epoch for span in spans for epoch in span.result.history]
+        logarithmic_axis(axes, "y", [value for each in epochs for value in (each.loss, each.val_loss)])
     axes.set_ylabel("cross-entropy (nats)", fontsize=12)
     _legend(figure, axes)
     return figure

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
 from bnadapt.report import style
 from bnadapt.report.drawing import Drawing
@@ -136,7 +136,9 @@ def _panel(axes: Axes, trials: Sequence[TrialPoint], name: str, logarithmic: boo
     if all(isinstance(value, int | float) for value in values):
         _marks(axes, trials, lambda trial: float(trial.values[name]))
         if logarithmic:
-            _log_axis(axes, [float(value) for value in values if isinstance(value, int | float)])
+            style.logarithmic_axis(
+                axes, "x", [float(value) for value in values if isinstance(value, int | float)]
+            )
     else:
         words = sorted({str(value) for value in values})
         # Many trials of one choice would hide each other in a line.
@@ -150,16 +152,6 @@ def _panel(axes: Axes, trials: Sequence[TrialPoint], name: str, logarithmic: boo
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
-
-
-def _log_axis(axes: Axes, values: Sequence[float]) -> None:
-    """A logarithmic axis with numbers as people write them, few enough to stand side by side."""
-    decades = math.log10(max(values) / min(values))
-    steps = (1.0, 2.0, 5.0) if decades < 1.2 else (1.0, 3.0) if decades < 2.2 else (1.0,)
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=steps))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _no_more_than_all(axes: Axes) -> None:

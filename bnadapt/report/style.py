@@ -2,6 +2,7 @@
 
 import io
 import logging
+import math
 import re
 import unicodedata
 import warnings
@@ -12,7 +13,7 @@ from matplotlib import font_manager, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 # Okabe and Ito's palette, https://jfly.uni-koeln.de/color/
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
@@ -65,6 +66,24 @@ def percent_axis(axes: Axes, which: str) -> None:
     """Write the ticks of the ``x`` or ``y`` axis, which holds shares of 1, in per cent."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     axis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.10g} %"))
+
+
+def logarithmic_axis(axes: Axes, which: str, values: Iterable[float]) -> None:
+    """Make the ``x`` or ``y`` axis logarithmic, with numbers as people write them, few enough for these values.
+
+    Without any value above 0 it stays as it is.
+    """
+    shown = [value for value in values if value > 0 and math.isfinite(value)]
+    if not shown:
+        return
+    scale, axis = (axes.set_xscale, axes.xaxis) if which == "x" else (axes.set_yscale, axes.yaxis)
+    scale("log")
+    decades = math.log10(max(shown) / min(shown))
+    steps = (1.0, 2.0, 5.0) if decades < 1.2 else (1.0, 3.0) if decades < 2.2 else (1.0,)
+    # Within half a decade a logarithmic axis has a tick or none at round numbers.
+    axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]) if decades < 0.5 else LogLocator(subs=steps))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def readable(name: str, substitute: str, longest: int = LONGEST_NAME) -> str:

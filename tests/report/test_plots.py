@@ -95,6 +95,25 @@ def test_every_plot_of_stages_is_a_png(results: list[StageResult]) -> None:
         assert png(figure).startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize(
+    ("losses", "ticks"),
+    [
+        ([1.03, 1.01, 0.99], {"1", "1.02", "1.04"}),
+        ([2.3, 0.9, 0.5, 0.3], {"0.5", "1", "2"}),
+        ([2.3, 0.1, 0.0004], {"0.001", "0.1", "1"}),
+        ([0.0, math.nan], set()),
+    ],
+)
+def test_losses_are_written_as_people_write_them(losses: list[float], ticks: set[str]) -> None:
+    history = [Epoch(place, 0.5, loss, 0.5, loss, 1e-3, 0.1) for place, loss in enumerate(losses, 1)]
+    figure = loss_curves([StageResult("baseline", 4, 4, 1.0, history=history)])
+    figure.canvas.draw()
+    axis = figure.axes[0].yaxis
+    written = {label.get_text() for label in (*axis.get_ticklabels(), *axis.get_ticklabels(minor=True))}
+    assert ticks <= written
+    assert not any("times" in text for text in written)
+
+
 def test_epochs_are_counted_on_and_stages_without_any_have_room() -> None:
     figure = accuracy_curve(CLASSIC, "finetune")
     width = 0.5  # of insert: the least that a stage without epochs takes
