@@ -248,6 +248,22 @@ def test_a_users_schedule_is_an_option_like_any_other(tmp_path: Path) -> None:
     assert "    learning_rate: 1.0e-05\n" in result.stdout
 
 
+@pytest.mark.parametrize(
+    ("words", "start"),
+    [
+        (["ui", "--help"], "bnadapt ui [tracking.KEY=VALUE ...]: open MLflow's pages on the recorded runs"),
+        (
+            ["deliver", "-h"],
+            "bnadapt deliver [tracking.KEY=VALUE ...]: send what the tracking server has not",
+        ),
+    ],
+)
+def test_commands_have_help(words: list[str], start: str, tmp_path: Path) -> None:
+    result = bnadapt(*words, cwd=tmp_path)
+    assert (result.code, result.errors) == (0, "")
+    assert result.output.startswith(start)
+
+
 def test_help_shows_the_commands_people_need_and_the_groups(tmp_path: Path) -> None:
     result = bnadapt("--help", cwd=tmp_path)
     assert result.returncode == 0

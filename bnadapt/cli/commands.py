@@ -54,7 +54,25 @@ def deliver_results(overrides: list[str]) -> NoReturn:
     sys.exit(FAILED if any(delivery.left for delivery in deliveries) else 0)
 
 
-COMMANDS: Mapping[str, Callable[[list[str]], NoReturn]] = {"deliver": deliver_results, "ui": open_ui}
+_COMMANDS: Mapping[str, Callable[[list[str]], NoReturn]] = {"deliver": deliver_results, "ui": open_ui}
+_HELP = {
+    "deliver": "send what the tracking server has not taken from runs that were started in this directory",
+    "ui": "open MLflow's pages on the recorded runs, for this machine alone",
+}
+
+
+def run_command(words: list[str]) -> None:
+    """Run a command and exit, where the first word is the name of one; else return."""
+    name, *overrides = words or [""]
+    if name not in _COMMANDS:
+        return
+    if {"--help", "-h"} & set(overrides):
+        print(f"bnadapt {name} [tracking.KEY=VALUE ...]: {_HELP[name]}")
+        print(
+            "tracking.uri=URI names the store, tracking.experiment=NAME the experiment; bnadapt --help has all else"
+        )
+        sys.exit(0)
+    _COMMANDS[name](overrides)
 
 
 def _tracking(overrides: list[str]) -> TrackingSettings:

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from bnadapt.checks.words import require_used_words
-from bnadapt.cli.commands import COMMANDS
+from bnadapt.cli.commands import run_command
 from bnadapt.cli.composition import hydra_main, settings_of_job, tags_of_job
 from bnadapt.cli.messages import FAILED, INTERRUPTED, TERMINATED, exit_code, print_error, print_stop
 from bnadapt.cli.records import hide_secrets_in_records
@@ -46,8 +46,7 @@ def main() -> NoReturn:
     failures: list[Exception] = []
     heed_signals(TERMINATED)
     try:
-        if sys.argv[1:2] and sys.argv[1] in COMMANDS:
-            COMMANDS[sys.argv[1]](sys.argv[2:])
+        run_command(sys.argv[1:])
         hydra_main(lambda config: _run(config, failures, wants_traceback))()
     except (BnadaptError, HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         failures.append(error)
