@@ -260,8 +260,8 @@ def test_a_users_schedule_is_an_option_like_any_other(tmp_path: Path) -> None:
 )
 def test_commands_have_help(words: list[str], start: str, tmp_path: Path) -> None:
     result = bnadapt(*words, cwd=tmp_path)
-    assert (result.code, result.errors) == (0, "")
-    assert result.output.startswith(start)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith(start)
 
 
 def test_help_shows_the_commands_people_need_and_the_groups(tmp_path: Path) -> None:
