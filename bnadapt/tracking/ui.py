@@ -51,7 +51,13 @@ def ui_environment(uri: str, variables: Mapping[str, str], *, telemetry: bool = 
     a password it is not among the command's words, which every user of a machine can see.
     """
     kept = {name: value for name, value in variables.items() if not _OPENS_THE_SERVER.match(name.upper())}
-    return {**kept, "MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_DISABLE_TELEMETRY": str(not telemetry).lower()}
+    return {
+        **kept,
+        "MLFLOW_BACKEND_STORE_URI": uri,
+        "MLFLOW_DISABLE_TELEMETRY": str(not telemetry).lower(),
+        # Seven more processes, for language models alone, which outlive a server that is killed.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
 
 
 def ui_url(uri: str, experiment_id: str, *, port: int = DEFAULT_PORT, below: str | None = None) -> str:

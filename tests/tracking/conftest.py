@@ -48,8 +48,7 @@ class Server:
         self._process = subprocess.Popen(
             command,
             cwd=self._directory,
-            # Without seven processes for language models.
-            env=ui_environment(self._store, os.environ) | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            env=ui_environment(self._store, os.environ),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,

@@ -50,6 +50,7 @@ def test_a_password_is_where_other_users_cannot_read_it(telemetry: bool) -> None
         "HOME": "/home/ann",
         "MLFLOW_BACKEND_STORE_URI": "postgresql://ann:secret@db/runs",
         "MLFLOW_DISABLE_TELEMETRY": "false" if telemetry else "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
 
 
@@ -76,6 +77,7 @@ def test_variables_that_would_open_it_to_others_are_left_out() -> None:
     assert ui_environment("sqlite:////tmp/mlflow.db", OPENING).keys() == {
         "MLFLOW_BACKEND_STORE_URI",
         "MLFLOW_DISABLE_TELEMETRY",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION",
     }
 
 
