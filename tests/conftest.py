@@ -9,11 +9,18 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "2")
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 
+import signal
 from pathlib import Path
 
 import pytest
 
 from tests.processes import end_all
+
+
+def pytest_configure() -> None:
+    """Let commands that tests start hear Ctrl-C, which a shell has those ignore that it starts in the background."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
