@@ -1,10 +1,14 @@
 """The real command in a process of its own, and what it left in MLflow."""
 
+import atexit
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from mlflow import MlflowClient
@@ -44,15 +48,23 @@ class Finished:
         return {run.data.tags["stage"]: run for run in found}
 
 
-def environment(cwd: Path) -> dict[str, str]:
-    return {**os.environ, "XDG_CACHE_HOME": str(cwd / "cache"), "COLUMNS": "100", "PYTHONUNBUFFERED": "1"}
+def environment() -> dict[str, str]:
+    """For all commands of these tests the same caches, such as the embedded digits, which none of them changes."""
+    return {**os.environ, "XDG_CACHE_HOME": _cache(), "COLUMNS": "100", "PYTHONUNBUFFERED": "1"}
+
+
+@cache
+def _cache() -> str:
+    directory = tempfile.mkdtemp(prefix="bnadapt-tests-")
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return directory
 
 
 def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
     return begin(
         [sys.executable, "-m", "bnadapt", *arguments],
         cwd=cwd,
-        env=environment(cwd),
+        env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )

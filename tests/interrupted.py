@@ -15,8 +15,9 @@ from typing import IO
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 
-from tests.command import Finished, bnadapt, environment, start
+from tests.command import Finished, environment
 from tests.processes import begin
+from tests.warm import bnadapt, start
 
 PLANNED = "images of"  # in the second line of the plan; the work begins a moment later
 
@@ -142,7 +143,7 @@ runpy.run_module("bnadapt", run_name="__main__")
 
 def killed_opening(name: str, *arguments: str, cwd: Path) -> None:
     """Run the command in a process that is killed when it is about to open a file of such a name for the first time."""
-    process = begin([sys.executable, "-c", _KILLS_ITSELF, name, *arguments], cwd=cwd, env=environment(cwd))
+    process = begin([sys.executable, "-c", _KILLS_ITSELF, name, *arguments], cwd=cwd, env=environment())
     assert process.wait() == -signal.SIGKILL
 
 

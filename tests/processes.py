@@ -4,9 +4,22 @@ import os
 import signal
 import subprocess
 from collections.abc import Sequence
-from typing import Any
+from typing import IO, Any, Protocol
 
-RUNNING: list["subprocess.Popen[str]"] = []
+
+class Process(Protocol):
+    """A process of a command, in a group of its own."""
+
+    pid: int
+    stdout: IO[str] | None
+    stderr: IO[str] | None
+
+    def poll(self) -> int | None: ...
+
+    def wait(self) -> int: ...
+
+
+RUNNING: list[Process] = []
 
 
 def begin(command: Sequence[str], **options: Any) -> "subprocess.Popen[str]":
@@ -16,12 +29,12 @@ def begin(command: Sequence[str], **options: Any) -> "subprocess.Popen[str]":
     return process
 
 
-def end(process: "subprocess.Popen[Any]") -> None:
+def end(process: Process) -> None:
     """Kill a process that was started in a group of its own, and its group, where it has not ended."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        for stream in (process.stdin, process.stdout, process.stderr):
+        for stream in (process.stdout, process.stderr):
             if stream is not None:
                 stream.close()
 

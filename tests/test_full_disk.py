@@ -39,7 +39,7 @@ def in_a_small_disk(
         capture_output=True,
         text=True,
         check=False,
-        env=environment(out),
+        env=environment(),
     )
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import bnadapt
 from tests.interrupted import Left, comparable, left, run_with_kills, steps_that_repeat
+from tests.warm import bnadapt
 
 SMALL = ["data.batch_size=16", "baseline.epochs=3", "schedule.adapt.epochs=2", "schedule.finetune.epochs=2"]
 CASES = {

@@ -11,7 +11,8 @@ import bnadapt.start as bnadapt_start
 from bnadapt.config import BaselineSettings, DataSettings, ModelSettings, Settings, StageSettings
 from bnadapt.data.splits import ArraySplit, Splits
 from bnadapt.pipeline import run_pipeline
-from tests.command import QUICK, bnadapt, start
+from tests.command import QUICK
+from tests.warm import bnadapt, start
 
 
 def test_the_command_without_arguments_runs_the_whole_procedure(tmp_path: Path) -> None:

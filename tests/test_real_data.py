@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import QUICK, bnadapt
+from tests.command import QUICK
+from tests.warm import bnadapt
 
 pytestmark = pytest.mark.slow
 
@@ -45,6 +46,7 @@ def test_a_folder_of_photographs_and_a_pretrained_network(real_data: Path, tmp_p
         "baseline.epochs=3",
         "schedule.adapt.epochs=1",
         "schedule.finetune.epochs=1",
+        "evaluation.control=false",
         cwd=tmp_path,
     )
     assert result.code == 0, result.errors

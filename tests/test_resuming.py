@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import QUICK, Finished, bnadapt
+from tests.command import QUICK, Finished
 from tests.interrupted import (
     Left,
     comparable,
@@ -19,6 +19,7 @@ from tests.interrupted import (
     left,
     steps_that_repeat,
 )
+from tests.warm import bnadapt
 
 # Enough steps that a signal finds the stages at work.
 LONGER = [

@@ -24,8 +24,8 @@ from bnadapt.search.run import SearchOutcome, run_search
 from bnadapt.search.space import draw
 from bnadapt.search.study import finished
 from bnadapt.setting_keys import with_values
-from tests.command import start
 from tests.searches import BAD, FINETUNE, NORMALIZE, quick
+from tests.warm import start
 
 
 @dataclass(frozen=True)

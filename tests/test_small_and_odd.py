@@ -27,7 +27,7 @@ from bnadapt.errors import StageError
 from bnadapt.evaluation.scores import score_outputs
 from bnadapt.pipeline import Outcome, run_pipeline
 from bnadapt.report import look
-from tests.command import bnadapt
+from tests.warm import bnadapt
 
 TINY_CNN = ModelSettings(kind="cnn", filters=[2, 3], dense=4)
 PARTS = {"train": 6, "validation": 3, "test": 5}

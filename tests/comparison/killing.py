@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.command import start
+from tests.warm import start
 
 
 def ended(directory: Path) -> list[str]:

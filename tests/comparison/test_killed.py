@@ -11,9 +11,10 @@ import pytest
 from mlflow import MlflowClient
 
 from bnadapt.normalization.proof import weights_digest
-from tests.command import Finished, bnadapt
+from tests.command import Finished
 from tests.comparison.killing import kill_once
 from tests.interrupted import comparable, journal_of, left, steps_that_repeat
+from tests.warm import bnadapt
 
 SMALL = [
     "experiment=compare",

@@ -10,8 +10,9 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from tests.command import Finished, bnadapt
+from tests.command import Finished
 from tests.comparison.killing import kill_once
+from tests.warm import bnadapt
 
 TRANSFER = ["data@baseline_data=digits", "baseline_data.split_seed=1", "baseline_data.train_limit=400"]
 SMALL = [

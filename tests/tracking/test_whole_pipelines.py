@@ -9,9 +9,10 @@ import pytest
 
 from bnadapt.config import TrackingSettings
 from bnadapt.tracking.store import Tracker
-from tests.command import QUICK, Finished, bnadapt, start
+from tests.command import QUICK, Finished
 from tests.interrupted import Left, comparable, ended_in, left, steps_that_repeat
 from tests.tracking.conftest import Server
+from tests.warm import bnadapt, start
 
 WORDS = ["data.batch_size=16", "model.dropout=0.2", "evaluation.control=false", *QUICK]
 
