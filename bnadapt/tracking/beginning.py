@@ -10,7 +10,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mlflow import MlflowClient
@@ -34,10 +34,20 @@ def beginning(unsent: Path, uri: str, experiment_id: str, identity: str) -> Iter
     """
     handle = uuid.uuid4().hex
     folder = unsent / f"{FOLDER}{handle}"
-    with _removed_afterwards(folder), locked(folder / LOCK):
-        content = {"store": _hash(uri), "experiment": experiment_id, "identity": identity}
-        write_text(folder / FILE, json.dumps(content))
-        yield handle
+    begun = False
+    try:
+        make_folder(folder)
+        with locked(folder / LOCK):
+            content = {"store": _hash(uri), "experiment": experiment_id, "identity": identity}
+            write_text(folder / FILE, json.dumps(content))
+            begun = True
+            yield handle
+    except BaseException:
+        # Once a run may have been started it stays, for take_up_beginnings.
+        if not begun:
+            _remove(folder)
+        raise
+    _remove(folder)
 
 
 def take_up_beginnings(client: MlflowClient, unsent: Path) -> None:
@@ -55,7 +65,7 @@ def take_up_beginnings(client: MlflowClient, unsent: Path) -> None:
                     _take_up(client, folder, content["experiment"], content["identity"])
         except HeldElsewhereError:
             continue
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
 
 
 def begun(unsent: Path, identity: str, is_there: Callable[[str], bool]) -> str | None:
@@ -85,9 +95,7 @@ def _hash(uri: str) -> str:
     return hashlib.sha256(uri.encode()).hexdigest()
 
 
-@contextmanager
-def _removed_afterwards(folder: Path) -> Iterator[None]:
-    """Make a folder, and remove it after the block; where that fails it stays for :func:`take_up_beginnings`."""
-    make_folder(folder)
-    yield
+def _remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):  # something else is left in it
+        folder.parent.rmdir()

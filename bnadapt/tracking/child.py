@@ -170,6 +170,10 @@ class ChildRun(Run):
             ]
         )
 
+    def _terminate(self, status: str) -> None:
+        super()._terminate(status)
+        self._parent.ended(self._handle)
+
     def _attach(self) -> None:
         """Take over the network that an earlier process recorded, if it did."""
         self.model = self._recorded[-1] if self._recorded else None

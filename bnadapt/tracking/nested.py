@@ -65,6 +65,7 @@ class ParentRun(Run):
         self._scored_on: dict[str, dict[str, str]] = {}
         self._children: list[ChildRun] = []
         self._opened: list[str] = []
+        self._running: list[str] = []
 
     def log_dataset(
         self, name: str, digest: str, context: str, details: Mapping[str, str] | None = None
@@ -162,6 +163,7 @@ class ParentRun(Run):
         self._opened.append(label)
         count = self._opened.count(label)
         handle = label if count == 1 else f"{label} ({count})"
+        self._running.append(handle)
         if handle in self._earlier:
             self._go_on(handle)
             return handle
@@ -204,7 +206,15 @@ class ParentRun(Run):
     def _points_of(self, handle: str) -> Points:
         return self._earlier[handle].points if handle in self._earlier else {}
 
+    def ended(self, handle: str) -> None:
+        """Take note that a run below this one has been ended."""
+        self._running.remove(handle)
+
     def _terminate(self, status: str) -> None:
+        # An interrupt may come after one of them was started, and before it was there to be ended.
+        for handle in self._running:
+            if self._outbox.knows(handle):
+                self._end(handle, "FAILED" if status == "FINISHED" else status)
         super()._terminate(status)
         # Who stops a run waits for its end.
         self._outbox.flush(SECONDS_TO_END if status == "KILLED" else None)

@@ -85,6 +85,11 @@ class Outbox:
         """MLflow's id of a run or network; None as long as it has none."""
         return self.queue.ids.get(handle)
 
+    def knows(self, handle: str) -> bool:
+        """Whether a run was started, or waits to be."""
+        waits = any(entry.action == "start" and entry.run == handle for entry in self.queue.pending.values())
+        return waits or handle in self.queue.ids
+
     def flush(self, seconds: float | None = None) -> bool:
         """Send what waits, now; says whether all has arrived.
 
@@ -141,8 +146,6 @@ class Outbox:
             except Exception as error:
                 # Artifact stores raise whatever their own client libraries raise, so the net is wide here.
                 self.problem = short_cause(error)
-                for entry in entries:
-                    self.queue.retry(entry)
                 if not (files and self.answers()):
                     pause = self._store
                 if pause.begin(time.monotonic() - started):
@@ -175,6 +178,8 @@ class Outbox:
     def _deliver(self, entries: list[Entry], just_now: int | None) -> MlflowException | None:
         """Send entries and take them out; returns why MLflow finds what was just handed in invalid, if it does."""
         entry = entries[0]
+        for each in entries:
+            self.queue.retry(each)  # from here on an interrupt may leave it sent without a word
         slow = entry.action in TO_THE_FILES or self._patient or self._store.failing
         if slow and time.monotonic() - self._answered > SECONDS_FOR_AN_ANSWER and not self.answers():
             raise ConnectionError("it does not answer")

@@ -127,12 +127,10 @@ class Run:
 
         With ``system_metrics`` the use of processor, memory and accelerator is recorded while it lasts.
         """
-        if system_metrics:
-            last = self._steps.highest(PREFIX)
-            self._system = SystemMetrics.started(
-                self.run_id, self._outbox.uri, first_step=0 if last is None else last + 1
-            )
         try:
+            if system_metrics:
+                last = self._steps.highest(PREFIX)
+                self._system = SystemMetrics.started(self.run_id, 0 if last is None else last + 1)
             yield
         except BaseException as error:
             self._stop_measuring()
@@ -157,4 +155,7 @@ class Run:
 
     def _terminate(self, status: str) -> None:
         """Record how and when it ended."""
-        self._outbox.put("end", self._handle, status=status, time=time.time_ns() // 1_000_000)
+        self._end(self._handle, status)
+
+    def _end(self, handle: str, status: str) -> None:
+        self._outbox.put("end", handle, status=status, time=time.time_ns() // 1_000_000)

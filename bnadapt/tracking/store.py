@@ -3,7 +3,7 @@
 import re
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +140,11 @@ class Tracker:
                         description = {names.DESCRIPTION: names.description(command)} if command else {}
                         own = {**tags, **description, names.HANDLE: handle}
                         queue = of(self._started(name, own), self.experiment_id)
+            except (KeyboardInterrupt, SystemExit):
+                # The run may be there already, and nobody else would know of it.
+                with suppress(Exception):
+                    take_up(self.client, self.unsent)
+                raise
             except HeldElsewhereError as error:
                 raise TrackingError(
                     f"{f'resume={before.info.run_id}' if before else name}: another process is going on with this "

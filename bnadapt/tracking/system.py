@@ -3,11 +3,14 @@
 import logging
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
-from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
-from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
-from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+from mlflow.environment_variables import MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL
+from mlflow.system_metrics.metrics.base_metrics_monitor import BaseMetricsMonitor
+from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
+from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
+from mlflow.system_metrics.metrics.rocm_monitor import ROCMMonitor
 
 from bnadapt.tracking.sending import point
 
@@ -23,19 +26,17 @@ class SystemMetrics:
 
     A run of less than a second has none.
 
-    MLflow's monitor measures; its thread is not used. That one asks the store after every sample whether the run
+    MLflow's monitors measure; its thread is not used. That one asks the store after every sample whether the run
     still lasts, and ends, or blocks the end of the run, where a server does not answer. This thread touches no
     store, so what it measures takes the same way as all other metrics.
 
     A sample costs 0.05 ms (without accelerator).
     """
 
-    def __init__(self, run_id: str, tracking_uri: str, first_step: int = 0) -> None:
+    def __init__(self, run_id: str, first_step: int = 0) -> None:
         """Prepare for a run, whose samples are counted from ``first_step``; :meth:`start` starts."""
-        self._meters = SystemMetricsMonitor(run_id, sampling_interval=LONGEST, tracking_uri=tracking_uri)
-        self._meters.monitors = [
-            each for each in self._meters.monitors if not isinstance(each, (DiskMonitor, NetworkMonitor))
-        ]
+        self._longest = MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL.get() or LONGEST
+        self._monitors: list[BaseMetricsMonitor] = [CPUMonitor(), *_accelerator()]
         self._first_step = first_step
         self._samples: list[list[Any]] = []
         self._lock = threading.Lock()
@@ -43,10 +44,10 @@ class SystemMetrics:
         self._thread = threading.Thread(target=self._measure, daemon=True, name=f"system metrics {run_id}")
 
     @classmethod
-    def started(cls, run_id: str, tracking_uri: str, first_step: int = 0) -> "SystemMetrics | None":
+    def started(cls, run_id: str, first_step: int = 0) -> "SystemMetrics | None":
         """One that measures already; None, with a warning, where this machine cannot be measured."""
         try:
-            measuring = cls(run_id, tracking_uri, first_step)
+            measuring = cls(run_id, first_step)
             measuring.start()
         except Exception as error:
             # Drivers and counters of the operating system raise what they like, and a run is worth more.
@@ -72,11 +73,11 @@ class SystemMetrics:
     def _measure(self) -> None:
         try:
             began = last = time.monotonic()
-            self._meters.collect_metrics()  # the processor's use is counted from here
+            self._collect()  # the processor's use is counted from here
             self._clear()
             step = self._first_step
             while True:
-                ended = self._ended.wait(interval(last - began, self._meters.sampling_interval))
+                ended = self._ended.wait(interval(last - began, self._longest))
                 now = time.monotonic()
                 # What little follows the last sample, and a run that takes no time, is the mean of nothing.
                 if not ended or now - last >= SHORTEST:
@@ -88,19 +89,31 @@ class SystemMetrics:
             _log.warning("system metrics end here: %s: %s", type(error).__name__, error)
 
     def _sample(self, step: int) -> None:
-        self._meters.collect_metrics()
+        self._collect()
         time_stamp = time.time_ns() // 1_000_000
         metrics = [
             point(PREFIX + key, value, time_stamp, step)
-            for key, value in self._meters.aggregate_metrics().items()
+            for each in self._monitors
+            for key, value in each.aggregate_metrics().items()
         ]
         self._clear()
         with self._lock:
             self._samples += metrics
 
+    def _collect(self) -> None:
+        for each in self._monitors:
+            each.collect_metrics()
+
     def _clear(self) -> None:
-        for each in self._meters.monitors:
+        for each in self._monitors:
             each.clear_metrics()
+
+
+def _accelerator() -> list[BaseMetricsMonitor]:
+    for kind in (GPUMonitor, ROCMMonitor):
+        with suppress(Exception):  # each raises types of its own where there is none, or no driver for it
+            return [kind()]
+    return []
 
 
 def interval(age: float, longest: float = LONGEST) -> float:

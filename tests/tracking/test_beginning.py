@@ -11,61 +11,19 @@ import pytest
 
 from bnadapt.config import TrackingSettings
 from bnadapt.tracking.beginning import beginning
+from bnadapt.tracking.sending import children
 from bnadapt.tracking.store import Tracker
-
-IDENTITY = "what the run is"
-# Kills itself when it is about to do something that outlives it, for the so many-th time; once for each number, in
-# processes of their own, because to import all this takes longer than the rest.
-PROGRAM = """
-import json, os, signal, sys
-from pathlib import Path
-from bnadapt.config import TrackingSettings
-from bnadapt.tracking.store import Tracker
-
-uri, directory, numbers = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
-
-def lasts(event, arguments):
-    return event in ("os.rename", "os.mkdir", "os.remove", "sqlite3.connect") or (
-        event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
-    )
-
-def work(number):
-    seen = 0
-    def watch(event, arguments):
-        nonlocal seen
-        if counting and lasts(event, arguments):
-            seen += 1
-            if seen == number:
-                os.kill(os.getpid(), signal.SIGKILL)
-    counting = False
-    sys.addaudithook(watch)
-    place = directory / str(number)
-    place.mkdir()
-    tracker = Tracker(TrackingSettings(uri=uri, system_metrics=False), place)
-    counting = True
-    with tracker.pipeline("cut off", identity="what the run is"):
-        counting = False
-        os.kill(os.getpid(), signal.SIGKILL)
-
-for number in numbers:
-    child = os.fork()
-    if child == 0:
-        work(number)
-    os.waitpid(child, 0)
-"""
-
+from tests.tracking.stopped import IDENTITY
 
 FEW = (2, 8, 10, 13, 17, 19, 20, 30)
 EVERY = range(1, 46)
 
 
-def cut_off(tracker: Tracker, directory: Path, numbers: Sequence[int]) -> list[Tracker]:
-    """Processes that were killed, each in a working directory of its own; a tracker for each of these."""
-    subprocess.run(
-        [sys.executable, "-c", PROGRAM, tracker.uri, str(directory), json.dumps(list(numbers))],
-        check=True,
-        timeout=600,
-    )
+def stopped(tracker: Tracker, directory: Path, numbers: Sequence[int], how: str = "killed") -> list[Tracker]:
+    """Processes that were stopped, each in a working directory of its own; a tracker for each of these."""
+    program = Path(__file__).with_name("stopped.py")
+    words = [sys.executable, str(program), tracker.uri, str(directory), json.dumps(list(numbers)), how]
+    subprocess.run(words, check=True, timeout=900)
     settings = TrackingSettings(uri=tracker.uri, system_metrics=False)
     return [Tracker(settings, directory / str(number)) for number in numbers]
 
@@ -89,14 +47,14 @@ def test_a_run_that_had_only_begun_is_gone_on_with(
     numbers: Sequence[int], fresh: Tracker, tmp_path: Path
 ) -> None:
     found = 0
-    for tracker in cut_off(fresh, tmp_path, numbers):
+    for tracker in stopped(fresh, tmp_path, numbers):
         begun = tracker.begun(IDENTITY)
         found += begun is not None
         assert tracker.begun("another") is None
-        with tracker.pipeline("cut off", identity=IDENTITY, resume=begun) as run:
+        with tracker.pipeline("begun", identity=IDENTITY, resume=begun) as run:
             assert begun in (None, run.run_id)
     assert 0 < found < len(numbers)
-    runs = runs_of(fresh, ["cut off"])
+    runs = runs_of(fresh, ["begun"])
     assert len(runs) == len(numbers)
     assert set(runs.values()) == {"FINISHED"}
 
@@ -109,16 +67,42 @@ def test_a_run_that_had_only_begun_is_gone_on_with(
 def test_a_run_that_had_only_begun_is_marked_as_killed(
     numbers: Sequence[int], fresh: Tracker, tmp_path: Path
 ) -> None:
-    for tracker in cut_off(fresh, tmp_path, numbers):
+    for tracker in stopped(fresh, tmp_path, numbers):
         unsent = tracker.unsent
         for folder in unsent.glob("begins-*"):  # as if it had been a minute ago
             os.utime(folder, (0, 0))
         with tracker.pipeline("another"):
             pass
         assert not unsent.exists()
-    killed = runs_of(fresh, ["cut off"])
+    killed = runs_of(fresh, ["begun"])
     assert 0 < len(killed) < len(numbers)
     assert set(killed.values()) == {"KILLED"}
+
+
+@pytest.mark.fault(
+    "process: Ctrl-C at each thing that is written of a run and its stages",
+    "all of its runs are marked as killed or finished, each there once; nothing stays on the disk",
+)
+@pytest.mark.parametrize(
+    "numbers",
+    [(15, 40, 60, 100, 180), pytest.param(range(1, 330), marks=pytest.mark.slow)],
+    ids=["few", "every"],
+)
+def test_an_interrupt_anywhere_leaves_no_run_that_counts_as_running(
+    numbers: Sequence[int], fresh: Tracker, tmp_path: Path
+) -> None:
+    trackers = stopped(fresh, tmp_path, numbers, "interrupted")
+    for number, tracker in zip(numbers, trackers, strict=True):
+        filter_ = f"attributes.run_name = 'interrupted {number}'"
+        pipelines = tracker.client.search_runs([tracker.experiment_id], filter_)
+        assert len(pipelines) <= 1
+        runs = [*pipelines]
+        for pipeline in pipelines:
+            runs += children(tracker.client, tracker.experiment_id, pipeline.info.run_id)
+        names = [run.info.run_name for run in runs]
+        assert len(set(names)) == len(names), number
+        assert {run.info.status for run in runs} <= {"KILLED", "FINISHED"}, (number, names)
+        assert not tracker.unsent.exists(), number
 
 
 def test_a_run_that_begins_elsewhere_just_now_is_left_alone(fresh: Tracker, tmp_path: Path) -> None:

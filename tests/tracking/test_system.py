@@ -79,9 +79,9 @@ def test_the_thread_ends_with_a_failed_run_too(measuring: Tracker) -> None:
     assert recorded.data.metrics.keys() >= KEYS
 
 
-def test_a_server_that_is_not_there_is_never_asked() -> None:
+def test_what_was_measured_can_be_taken_after_the_end() -> None:
     began = time.monotonic()
-    measured = SystemMetrics.started("run", "http://127.0.0.1:1")
+    measured = SystemMetrics.started("run")
     assert measured is not None
     work(1.1)
     measured.finish()
@@ -100,7 +100,7 @@ def test_what_cannot_be_measured_is_a_warning(
 
     monkeypatch.setattr("psutil.virtual_memory", broken)
     with caplog.at_level(logging.WARNING, logger="bnadapt"):
-        measured = SystemMetrics.started("run", "http://127.0.0.1:1")
+        measured = SystemMetrics.started("run")
         assert measured is not None
         measured.finish()
     assert "system metrics end here: OSError: no counters" in caplog.text
@@ -112,7 +112,7 @@ def test_a_run_that_cannot_be_measured_runs(
     def broken(*arguments: object, **options: object) -> None:
         raise RuntimeError("no driver")
 
-    monkeypatch.setattr("bnadapt.tracking.system.SystemMetricsMonitor", broken)
+    monkeypatch.setattr("bnadapt.tracking.system.CPUMonitor", broken)
     with caplog.at_level(logging.WARNING, logger="bnadapt"), measuring.pipeline("no driver") as run:
         run.log_metrics({"val_accuracy": 0.5})
     assert "system metrics are not recorded: RuntimeError: no driver" in caplog.text
