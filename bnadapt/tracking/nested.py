@@ -208,7 +208,7 @@ class ParentRun(Run):
 
     def ended(self, handle: str) -> None:
         """Take note that a run below this one has been ended."""
-        self._running.remove(handle)
+        self._running = [each for each in self._running if each != handle]
 
     def _terminate(self, status: str) -> None:
         # An interrupt may come after one of them was started, and before it was there to be ended.

@@ -132,13 +132,13 @@ class Run:
                 last = self._steps.highest(PREFIX)
                 self._system = SystemMetrics.started(self.run_id, 0 if last is None else last + 1)
             yield
+            self._stop_measuring()
+            self._terminate("FINISHED")
         except BaseException as error:
             self._stop_measuring()
             self._record_error(error)
             self._terminate("FAILED" if isinstance(error, Exception) else "KILLED")
             raise
-        self._stop_measuring()
-        self._terminate("FINISHED")
 
     def _stop_measuring(self) -> None:
         if self._system is not None:

@@ -142,6 +142,7 @@ class Tracker:
                         queue = of(self._started(name, own), self.experiment_id)
             except (KeyboardInterrupt, SystemExit):
                 # The run may be there already, and nobody else would know of it.
+                stack.close()
                 with suppress(Exception):
                     take_up(self.client, self.unsent)
                 raise

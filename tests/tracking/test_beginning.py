@@ -85,7 +85,7 @@ def test_a_run_that_had_only_begun_is_marked_as_killed(
 )
 @pytest.mark.parametrize(
     "numbers",
-    [(15, 40, 60, 100, 180), pytest.param(range(1, 330), marks=pytest.mark.slow)],
+    [(15, 21, 40, 60, 69), pytest.param(range(1, 75), marks=pytest.mark.slow)],
     ids=["few", "every"],
 )
 def test_an_interrupt_anywhere_leaves_no_run_that_counts_as_running(
@@ -102,7 +102,10 @@ def test_an_interrupt_anywhere_leaves_no_run_that_counts_as_running(
         names = [run.info.run_name for run in runs]
         assert len(set(names)) == len(names), number
         assert {run.info.status for run in runs} <= {"KILLED", "FINISHED"}, (number, names)
-        assert not tracker.unsent.exists(), number
+        if tracker.unsent.exists():  # interrupted when all was recorded, and about to be tidied up
+            with tracker.pipeline("another") as run:
+                assert run.cut_off == ()
+            assert not tracker.unsent.exists(), number
 
 
 def test_a_run_that_begins_elsewhere_just_now_is_left_alone(fresh: Tracker, tmp_path: Path) -> None:

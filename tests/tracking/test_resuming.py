@@ -339,7 +339,7 @@ def test_a_directory_that_cannot_be_written_is_told_before_anything_starts(
     tracker: Tracker, tmp_path: Path
 ) -> None:
     (tmp_path / "bnadapt-unsent").touch()
-    with pytest.raises(StorageError, match="bnadapt-unsent cannot be written: File exists"):
+    with pytest.raises(StorageError, match="bnadapt-unsent cannot be written: Not a directory"):
         local(tracker, tmp_path).pipeline("nowhere").__enter__()
     found = tracker.client.search_runs([tracker.experiment_id], "attributes.run_name = 'nowhere'")
     assert list(found) == []
