@@ -76,12 +76,12 @@ def read(path: Path, magic: bytes) -> tuple[dict[str, Any], list[np.ndarray]]:
         raise UnusableFileError(f"cannot be read: {error.strerror or error}") from error
     if not content.startswith(magic):
         raise UnusableFileError(f"does not begin with {magic.decode().strip()!r}")
-    header, arrays = parsed(memoryview(content)[len(magic) :], "arrays", NUMBERS)
+    header, arrays = parsed(memoryview(content)[len(magic) :], "arrays", NUMBERS, with_paths=False)
     return header, [array for _, array in arrays]
 
 
 def parsed(
-    content: memoryview, key: str, dtypes: Collection[str]
+    content: memoryview, key: str, dtypes: Collection[str], *, with_paths: bool
 ) -> tuple[dict[str, Any], list[tuple[str, np.ndarray]]]:
     """The header, and the arrays with their paths, empty where they have none, of what stands behind the magic line.
 
@@ -89,6 +89,7 @@ def parsed(
         content: From the checksum on.
         key: Of the header, under which the arrays are listed.
         dtypes: That arrays may have.
+        with_paths: Whether each array must have a path.
 
     Raises:
         UnusableFileError: it is cut off, or changed by a single bit.
@@ -97,13 +98,13 @@ def parsed(
     if hashlib.sha256(rest).digest() != content[:_DIGEST]:
         raise UnusableFileError("is damaged: its checksum is wrong")
     try:
-        return _parsed(rest, key, dtypes)
+        return _parsed(rest, key, dtypes, with_paths)
     except (ArithmeticError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UnusableFileError(f"is damaged: {type(error).__name__} {error}") from error
 
 
 def _parsed(
-    rest: memoryview, key: str, dtypes: Collection[str]
+    rest: memoryview, key: str, dtypes: Collection[str], with_paths: bool
 ) -> tuple[dict[str, Any], list[tuple[str, np.ndarray]]]:
     length = int.from_bytes(rest[:_LENGTH], "little")
     if length > min(LARGEST_HEADER, len(rest)):
@@ -114,7 +115,7 @@ def _parsed(
         if entry["dtype"] not in dtypes:
             raise ValueError(f"values of type {entry['dtype']}")
         kind = np.dtype(entry["dtype"])
-        path, shape = str(entry.get("path", "")), tuple(int(each) for each in entry["shape"])
+        path, shape = str(entry["path"]) if with_paths else "", tuple(int(each) for each in entry["shape"])
         count = int(np.prod(shape, dtype=object)) if shape else 1
         if min(shape, default=1) < 0 or count * kind.itemsize > len(rest) - position:
             name = f"'{path}'" if path else "an array"

@@ -10,14 +10,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from types import ModuleType
+from typing import IO, Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 
+from tests import warm
 from tests.command import Finished, environment
 from tests.processes import begin
-from tests.warm import bnadapt, start
 
 PLANNED = "images of"  # in the second line of the plan; the work begins a moment later
 
@@ -84,9 +85,15 @@ def comparable(
 
 
 def killed_after(
-    seconds: float, *arguments: str, cwd: Path, number: int = signal.SIGKILL
+    seconds: float,
+    *arguments: str,
+    cwd: Path,
+    number: int = signal.SIGKILL,
+    start: Callable[..., Any] = warm.start,
 ) -> tuple[bool, str, str, float]:
     """Run the command, send a signal so long after its plan was printed.
+
+    ``start`` is that of :mod:`tests.warm` or of :mod:`tests.command`.
 
     Returns:
         Whether the signal came before the end; what was printed; the error stream; seconds from signal to end.
@@ -121,7 +128,7 @@ def killed_after(
 
 def killed_when(reached: Callable[[], bool], *arguments: str, cwd: Path) -> None:
     """Run the command and kill it as soon as something is reached, which must be before its end."""
-    process = start(*arguments, cwd=cwd)
+    process = warm.start(*arguments, cwd=cwd)
     while not reached():
         assert process.poll() is None
         time.sleep(0.02)
@@ -161,16 +168,21 @@ def moments(seed: int, longest: float) -> Iterator[float]:
 
 
 def run_with_kills(
-    arguments: Sequence[str], directory: Path, kills: int, seed: int, longest: float
+    arguments: Sequence[str],
+    directory: Path,
+    kills: int,
+    seed: int,
+    longest: float,
+    commands: ModuleType = warm,
 ) -> tuple[Finished, int]:
     """Run a pipeline, kill it at random moments up to so often, each time gone on with; returns how often it was."""
     done, after = 0, moments(seed, longest)
     while done < kills:
-        caught, *_ = killed_after(next(after), *arguments, "resume=true", cwd=directory)
+        caught, *_ = killed_after(next(after), *arguments, "resume=true", cwd=directory, start=commands.start)
         if not caught:
             break
         done += 1
-    return bnadapt(*arguments, "resume=true", cwd=directory), done
+    return commands.bnadapt(*arguments, "resume=true", cwd=directory), done
 
 
 def journal_of(directory: Path) -> dict[str, object]:

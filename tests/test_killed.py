@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import command, warm
 from tests.interrupted import Left, comparable, left, run_with_kills, steps_that_repeat
-from tests.warm import bnadapt
 
 SMALL = ["data.batch_size=16", "baseline.epochs=3", "schedule.adapt.epochs=2", "schedule.finetune.epochs=2"]
 CASES = {
@@ -58,14 +58,16 @@ def test_twenty_kills(case: str, tmp_path: Path) -> None:
     """Five kills for each of four pipelines."""
     undisturbed = tmp_path / "undisturbed"
     undisturbed.mkdir()
-    finished = bnadapt(*CASES[case], cwd=undisturbed)
+    finished = warm.bnadapt(*CASES[case], cwd=undisturbed)
     assert finished.code == 0, finished.errors
     whole = left(undisturbed)
     kills, seed = 0, 0
     while kills < 5:
         directory = tmp_path / str(seed)
         directory.mkdir()
-        end, number = run_with_kills(CASES[case], directory, 5 - kills, seed=seed, longest=12)
+        # One of them as users start it, from Python's first import on.
+        commands = command if case == "mlp" else warm
+        end, number = run_with_kills(CASES[case], directory, 5 - kills, seed, longest=12, commands=commands)
         assert end.code == 0, end.errors
         assert_as_if_never_killed(left(directory), whole)
         kills, seed = kills + number, seed + 1

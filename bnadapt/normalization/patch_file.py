@@ -54,7 +54,7 @@ def read_patch(path: str | Path, largest: int) -> tuple[dict[str, Any], dict[str
     except OSError as error:
         raise ModelError(f"the patch {path} cannot be read: {error.strerror or error}") from error
     try:
-        header, weights = array_file.parsed(memoryview(rest), WEIGHTS, array_file.FLOATS)
+        header, weights = array_file.parsed(memoryview(rest), WEIGHTS, array_file.FLOATS, with_paths=True)
     except array_file.UnusableFileError as error:
         raise ModelError(f"the patch {path} {error}. Copy or make it again") from error
     return header, dict(weights)
