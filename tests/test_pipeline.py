@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
+from tests import warm
 from tests.command import QUICK, Finished, bnadapt
 
 
@@ -23,7 +24,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 @pytest.fixture(scope="module")
 def unfinished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """A run of the first two stages."""
-    return bnadapt(*QUICK, "stages=[baseline,insert]", cwd=tmp_path_factory.mktemp("stages"))
+    return warm.bnadapt(*QUICK, "stages=[baseline,insert]", cwd=tmp_path_factory.mktemp("stages"))
 
 
 @pytest.fixture
@@ -198,7 +199,7 @@ def test_the_adapted_network_differs_from_the_inserted_one_in_batch_normalizatio
 
 @pytest.mark.slow
 def test_the_same_command_gives_the_same_weights(finished: Finished, tmp_path: Path) -> None:
-    again = bnadapt(*QUICK, "stages=[baseline,insert,adapt]", cwd=tmp_path)
+    again = warm.bnadapt(*QUICK, "stages=[baseline,insert,adapt]", cwd=tmp_path)
     first, second = (
         keras.saving.load_model(next(each.directory.glob("outputs/*/*/models/3_adapt.keras")))
         for each in (finished, again)
@@ -218,7 +219,7 @@ def test_single_stages_say_how_to_go_on(unfinished: Finished) -> None:
 
 
 def test_stages_go_on_from_an_earlier_run_and_end_as_in_one(unfinished: Finished, finished: Finished) -> None:
-    rest = bnadapt(
+    rest = warm.bnadapt(
         *QUICK, "stages=[adapt,finetune,evaluate]", f"from_run={unfinished.run_id}", cwd=unfinished.directory
     )
     assert rest.code == 0, rest.errors
@@ -246,6 +247,6 @@ def test_what_a_stage_needs_and_does_not_have_is_named_with_the_command_that_mak
 ) -> None:
     known = unfinished.run_id
     arguments = [f"from_run={known if from_run == 'known' else from_run}"] if from_run else []
-    result = bnadapt(*QUICK, f"stages={stages}", *arguments, cwd=unfinished.directory)
+    result = warm.bnadapt(*QUICK, f"stages={stages}", *arguments, cwd=unfinished.directory)
     assert message.format(id=known) in result.errors
     assert result.code == 1

@@ -15,7 +15,7 @@ from bnadapt.tracking.sending import children
 from bnadapt.tracking.store import Tracker
 from tests.tracking.stopped import IDENTITY
 
-FEW = (2, 8, 10, 13, 17, 19, 20, 30)
+FEW = (8, 13, 17, 19, 30)
 MANY = range(1, 46, 3)
 
 
@@ -85,7 +85,7 @@ def test_a_run_that_had_only_begun_is_marked_as_killed(
 )
 @pytest.mark.parametrize(
     "numbers",
-    [(15, 21, 40, 60, 69), pytest.param(range(1, 75, 3), marks=pytest.mark.slow)],
+    [(21, 40, 69), pytest.param(range(1, 75, 3), marks=pytest.mark.slow)],
     ids=["few", "many"],
 )
 def test_an_interrupt_anywhere_leaves_no_run_that_counts_as_running(
