@@ -7,6 +7,7 @@ each command is forked from it; what the command does at its start, and the impo
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Mapping
@@ -56,14 +57,22 @@ class Warm:
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
 
-    def communicate(self) -> tuple[str, str]:
-        errors: list[str] = []
-        reader = threading.Thread(target=lambda: errors.append(self.stderr.read()))
-        reader.start()
-        output = self.stdout.read()
-        reader.join()
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        texts: dict[str, str] = {}
+        readers = [
+            threading.Thread(
+                target=lambda name, stream: texts.update({name: stream.read()}), args=each, daemon=True
+            )
+            for each in (("output", self.stdout), ("errors", self.stderr))
+        ]
+        for reader in readers:
+            reader.start()
+        for reader in readers:
+            reader.join(timeout)
+            if reader.is_alive():
+                raise subprocess.TimeoutExpired("bnadapt", timeout or 0)
         self.wait()
-        return output, errors[0]
+        return texts["output"], texts["errors"]
 
 
 def start(*arguments: str, cwd: Path) -> Warm:
