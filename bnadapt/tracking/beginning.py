@@ -6,6 +6,7 @@ has not arrived, another folder says what to look for in the store.
 
 import hashlib
 import json
+import logging
 import shutil
 import time
 import uuid
@@ -23,6 +24,8 @@ from bnadapt.tracking.queue import JOURNAL, LOCK, Queue, make_folder, opened
 FOLDER = "begins-"  # and what the run bears as a tag
 FILE = "begins.json"
 SECONDS_TO_BEGIN = 60.0  # after which a folder without its file was left by a process that is gone
+
+_log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -58,12 +61,16 @@ def take_up_beginnings(client: MlflowClient, unsent: Path) -> None:
             continue
         try:
             with locked(folder / LOCK):
-                content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-                if content is not None and content["store"] != _hash(client.tracking_uri):
-                    continue
-                if content is not None:
+                if file.is_file():
+                    content = json.loads(file.read_text(encoding="utf-8"))
+                    if content["store"] != _hash(client.tracking_uri):
+                        continue
                     _take_up(client, folder, content["experiment"], content["identity"])
         except HeldElsewhereError:
+            continue
+        except Exception as error:
+            # What another run left must not keep a new one from its work.
+            _log.warning("%s is passed over: %s: %s", folder, type(error).__name__, error)
             continue
         _remove(folder)
 

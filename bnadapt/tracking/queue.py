@@ -151,7 +151,7 @@ class Queue:
             except ValueError:
                 continue  # the process was killed, or the disk full, in the middle of this line: it was never sent
             if "experiment" in record:
-                self.experiment_id, self.identity = record["experiment"], record["identity"]
+                self.experiment_id, self.identity = record["experiment"], record.get("identity", "")
             elif "done" in record:
                 entry = self.pending.get(record["done"])
                 if entry is not None:

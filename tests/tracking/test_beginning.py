@@ -1,4 +1,4 @@
-"""Processes that are killed while a run at the top level begins, at each thing that they write."""
+"""Processes that are stopped while a run begins, or anywhere in it, when they are about to write something."""
 
 import json
 import os
@@ -131,3 +131,15 @@ def test_what_begins_in_another_store_stays(fresh: Tracker, tmp_path: Path) -> N
     assert fresh.begun(IDENTITY) is None
     (folder,) = fresh.unsent.iterdir()
     assert "elsewhere" not in (folder / "begins.json").read_text(encoding="utf-8")
+
+
+def test_what_cannot_be_read_of_another_beginning_keeps_no_run_from_its_work(
+    fresh: Tracker, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = fresh.unsent / "begins-0123"
+    folder.mkdir(parents=True)
+    (folder / "begins.json").write_text("{", encoding="utf-8")
+    with fresh.pipeline("another") as run:
+        pass
+    assert runs_of(fresh, ["another"]) == {run.run_id: "FINISHED"}
+    assert f"{folder} is passed over: JSONDecodeError" in caplog.text
