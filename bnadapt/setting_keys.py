@@ -7,6 +7,7 @@ from typing import Any
 
 from bnadapt.config import Settings
 
+# What may differ between two runs that do the same: it changes nothing but where and how that is told.
 _TELLING = (
     "resume", "repeat", "checkpoints.", "progress", "traceback", "tracking.uri", "tracking.experiment",
     "tracking.telemetry", "tracking.system_metrics", "search.", "comparison.",

@@ -27,7 +27,7 @@ def start_tensorflow(deterministic: bool = False) -> None:
     logging.getLogger("tensorflow").addFilter(
         lambda record: "tf.function retracing" not in record.getMessage()
     )
-    with _error_stream_filtered():
+    with error_stream_filtered():
         import tensorflow
 
         tensorflow.config.list_physical_devices()
@@ -36,7 +36,8 @@ def start_tensorflow(deterministic: bool = False) -> None:
 
 
 @contextmanager
-def _error_stream_filtered() -> Iterator[None]:
+def error_stream_filtered() -> Iterator[None]:
+    """Hold back what is written to the error stream in the block; at its end print all but TensorFlow's noise."""
     with tempfile.TemporaryFile() as held:
         sys.stderr.flush()
         stream = os.dup(2)

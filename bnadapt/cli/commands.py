@@ -54,10 +54,12 @@ def deliver_results(overrides: list[str]) -> NoReturn:
     sys.exit(FAILED if any(delivery.left for delivery in deliveries) else 0)
 
 
-_COMMANDS: Mapping[str, Callable[[list[str]], NoReturn]] = {"deliver": deliver_results, "ui": open_ui}
-_HELP = {
-    "deliver": "send what the tracking server has not taken from runs that were started in this directory",
-    "ui": "open MLflow's pages on the recorded runs, for this machine alone",
+_COMMANDS: Mapping[str, tuple[Callable[[list[str]], NoReturn], str]] = {
+    "deliver": (
+        deliver_results,
+        "send what the tracking server has not taken from runs that were started in this directory",
+    ),
+    "ui": (open_ui, "open MLflow's pages on the recorded runs, for this machine alone"),
 }
 
 
@@ -66,13 +68,14 @@ def run_command(words: list[str]) -> None:
     name, *overrides = words or [""]
     if name not in _COMMANDS:
         return
+    command, purpose = _COMMANDS[name]
     if {"--help", "-h"} & set(overrides):
-        print(f"bnadapt {name} [tracking.KEY=VALUE ...]: {_HELP[name]}")
+        print(f"bnadapt {name} [tracking.KEY=VALUE ...]: {purpose}")
         print(
             "tracking.uri=URI names the store, tracking.experiment=NAME the experiment; bnadapt --help has all else"
         )
         sys.exit(0)
-    _COMMANDS[name](overrides)
+    command(overrides)
 
 
 def _tracking(overrides: list[str]) -> TrackingSettings:

@@ -172,7 +172,7 @@ class ChildRun(Run):
 
     def _terminate(self, status: str) -> None:
         super()._terminate(status)
-        self._parent.ended(self._handle)
+        self._parent.note_end(self._handle)
 
     def _attach(self) -> None:
         """Take over the network that an earlier process recorded, if it did."""

@@ -206,7 +206,7 @@ class ParentRun(Run):
     def _points_of(self, handle: str) -> Points:
         return self._earlier[handle].points if handle in self._earlier else {}
 
-    def ended(self, handle: str) -> None:
+    def note_end(self, handle: str) -> None:
         """Take note that a run below this one has been ended."""
         self._running = [each for each in self._running if each != handle]
 
