@@ -1,13 +1,22 @@
-"""Requests to stop that cannot get lost.
+"""Requests to stop that cannot get lost, and do not come in between where they would do harm.
 
 Python drops an exception that a signal handler raises while the interpreter happens to be in a weak reference's
 callback or in ``__del__``. What was asked for is therefore remembered, and asked again wherever work goes on for long.
+
+Raised in the middle of a call to a database, it leaves a transaction open, and its lock keeps the same process from
+recording how the run ended. Such a call is therefore brought to its end first.
 """
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
+SECONDS_HELD_BACK = 5.0
+
 _requested: list[BaseException] = []
+_held_back: list[BaseException] = []
+_depth = 0  # of blocks that hold requests back
 
 
 def heed_signals(terminated: int) -> None:
@@ -15,6 +24,8 @@ def heed_signals(terminated: int) -> None:
     signal.signal(signal.SIGINT, lambda number, frame: _stop(KeyboardInterrupt(), frame))
     # A polite request to end gets what an interrupt gets: the runs are marked, nothing finished is lost.
     signal.signal(signal.SIGTERM, lambda number, frame: _stop(SystemExit(terminated), frame))
+    if hasattr(signal, "SIGALRM"):
+        signal.signal(signal.SIGALRM, lambda number, frame: _stop_at_last())
 
 
 def check_for_stop() -> None:
@@ -23,6 +34,43 @@ def check_for_stop() -> None:
         raise _requested[0]
 
 
+@contextmanager
+def stops_held_back() -> Iterator[None]:
+    """Let a request to stop wait for the end of the block, for five seconds at most; for the main thread.
+
+    Blocks may be nested: the request waits for the end of the outermost one.
+
+    Raises:
+        KeyboardInterrupt, SystemExit: at the end, what was asked for meanwhile.
+    """
+    global _depth
+    _depth += 1
+    try:
+        yield
+    finally:
+        _depth -= 1
+        if _depth == 0 and _held_back:
+            _set_alarm(0.0)
+            reason = _held_back[0]
+            _held_back.clear()
+            raise reason
+
+
 def _stop(reason: BaseException, _: FrameType | None) -> None:
     _requested.append(reason)
-    raise reason
+    if _depth == 0:
+        raise reason
+    if not _held_back:
+        _set_alarm(SECONDS_HELD_BACK)
+    _held_back.append(reason)
+
+
+def _set_alarm(seconds: float) -> None:
+    """Stop, after so long, whatever holds a request back; not at all after 0."""
+    if hasattr(signal, "setitimer"):  # elsewhere it waits for the end, however long that takes
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def _stop_at_last() -> None:
+    if _held_back:
+        raise _held_back[0]

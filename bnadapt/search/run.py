@@ -23,6 +23,7 @@ from bnadapt.checks import check
 from bnadapt.config import BASELINE, INSERT, SearchSettings, Settings
 from bnadapt.data.reading import reading
 from bnadapt.errors import BnadaptError, StageError, TrackingError
+from bnadapt.interruption import stops_held_back
 from bnadapt.normalization.proof import weights_digest
 from bnadapt.search import outcome
 from bnadapt.search.baseline import make_baseline
@@ -177,6 +178,7 @@ def _take_up(work: Work) -> None:
             study.enqueue_trial(first)
 
 
+@stops_held_back()
 def _mark_killed(tracker: Tracker, run_id: str) -> None:
     """End a run whose process is gone; MLflow itself would show it as running for ever."""
     if tracker.client.get_run(run_id).info.status == "RUNNING":

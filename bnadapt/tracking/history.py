@@ -8,6 +8,7 @@ from mlflow.exceptions import MlflowException
 
 from bnadapt.errors import TrackingError
 from bnadapt.evaluation.results import Epoch
+from bnadapt.interruption import stops_held_back
 from bnadapt.secrets import redacted
 from bnadapt.tracking import names
 from bnadapt.tracking.outbox import short_cause
@@ -44,6 +45,7 @@ class StoredStage:
     kept_epoch: int
 
 
+@stops_held_back()
 def stages_of(tracker: Tracker, run_id: str) -> dict[str, StoredStage]:
     """The finished stages of a run and of the runs that it went on from, by stage name, in order.
 
@@ -67,6 +69,7 @@ def stages_of(tracker: Tracker, run_id: str) -> dict[str, StoredStage]:
     return {name: stored for name, (_, stored) in ordered}
 
 
+@stops_held_back()
 def parameters_of(tracker: Tracker, run_id: str) -> dict[str, str]:
     """The parameters of a pipeline's run, named by its own id or by that of one of its stages.
 

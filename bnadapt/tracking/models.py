@@ -14,6 +14,7 @@ from mlflow.types import Schema, TensorSpec
 
 from bnadapt.config import ModelSettings
 from bnadapt.errors import TrackingError
+from bnadapt.interruption import stops_held_back
 from bnadapt.models.load import load_file
 from bnadapt.tracking.outbox import short_cause
 
@@ -64,7 +65,10 @@ def load_model(tracking_uri: str, model_uri: str, trusting: ModelSettings | None
     with tempfile.TemporaryDirectory() as directory:
         try:
             mlflow.set_tracking_uri(tracking_uri)
-            fetched = Path(mlflow.artifacts.download_artifacts(artifact_uri=model_uri, dst_path=directory))
+            with stops_held_back():
+                fetched = Path(
+                    mlflow.artifacts.download_artifacts(artifact_uri=model_uri, dst_path=directory)
+                )
         except Exception as error:
             # Stores and download clients raise their own types.
             raise TrackingError(

@@ -18,6 +18,7 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from bnadapt.interruption import stops_held_back
 from bnadapt.secrets import redacted
 from bnadapt.tracking.environment import patience, sqlite_path
 from bnadapt.tracking.pause import Pause
@@ -120,7 +121,7 @@ class Outbox:
     def answers(self) -> bool:
         """Whether the store answers in a few seconds and knows the run."""
         try:
-            with patience(SECONDS_FOR_AN_ANSWER):
+            with patience(SECONDS_FOR_AN_ANSWER), stops_held_back():
                 self._require_free_database()
                 self._client.get_run(self.queue.folder.name)
         except Exception:  # databases and their drivers raise their own types
@@ -142,7 +143,8 @@ class Outbox:
                 continue
             started = time.monotonic()
             try:
-                invalid = self._deliver(entries, just_now)
+                with stops_held_back():
+                    invalid = self._deliver(entries, just_now)
             except Exception as error:
                 # Artifact stores raise whatever their own client libraries raise, so the net is wide here.
                 self.problem = short_cause(error)

@@ -11,6 +11,7 @@ from typing import Any
 
 from bnadapt.errors import StorageError
 from bnadapt.files import write_bytes, write_text
+from bnadapt.interruption import stops_held_back
 from bnadapt.secrets import redacted
 from bnadapt.tracking import names
 from bnadapt.tracking.outbox import METRICS_PER_CALL, Outbox, logger
@@ -135,9 +136,10 @@ class Run:
             self._stop_measuring()
             self._terminate("FINISHED")
         except BaseException as error:
-            self._stop_measuring()
-            self._record_error(error)
-            self._terminate("FAILED" if isinstance(error, Exception) else "KILLED")
+            with stops_held_back():  # who asks twice must not undo what the first time began
+                self._stop_measuring()
+                self._record_error(error)
+                self._terminate("FAILED" if isinstance(error, Exception) else "KILLED")
             raise
 
     def _stop_measuring(self) -> None:

@@ -14,6 +14,7 @@ from mlflow.tracking.context.registry import resolve_tags
 
 from bnadapt.config import TrackingSettings
 from bnadapt.errors import StorageError, TrackingError
+from bnadapt.interruption import stops_held_back
 from bnadapt.locking import HeldElsewhereError, locked
 from bnadapt.secrets import redacted
 from bnadapt.tracking import names
@@ -136,7 +137,10 @@ class Tracker:
                 if before is not None:
                     queue = of(before.info.run_id, before.info.experiment_id)
                 else:
-                    with beginning(self.unsent, self.uri, self.experiment_id, identity) as handle:
+                    with (
+                        stops_held_back(),
+                        beginning(self.unsent, self.uri, self.experiment_id, identity) as handle,
+                    ):
                         description = {names.DESCRIPTION: names.description(command)} if command else {}
                         own = {**tags, **description, names.HANDLE: handle}
                         queue = of(self._started(name, own), self.experiment_id)

@@ -1,4 +1,4 @@
-"""A program that records runs, and is stopped when it is about to write something for the so many-th time.
+"""A program that records runs, and is stopped when it does something for the so many-th time: writes, or reads rows.
 
 Once for each number, in processes of their own that are forked from one, because the imports take longer than the rest.
 """
@@ -9,9 +9,11 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from bnadapt.config import TrackingSettings
+from bnadapt.interruption import heed_signals
 from bnadapt.tracking.store import Tracker
 
 IDENTITY = "what the run is"
@@ -25,7 +27,10 @@ def main(uri: str, directory: Path, numbers: Sequence[int], how: str) -> None:
             place = directory / str(number)
             place.mkdir()
             try:
-                (begin if how == "killed" else record)(number, uri, place)
+                if how == "killed":
+                    begin(number, uri, place)
+                else:
+                    record(number, uri, place, reading=how == "interrupted reading")
             except KeyboardInterrupt:
                 os._exit(130)
             os._exit(0)
@@ -40,10 +45,11 @@ def begin(number: int, uri: str, place: Path) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def record(number: int, uri: str, place: Path) -> None:
+def record(number: int, uri: str, place: Path, *, reading: bool) -> None:
     """Record a run with two stages, and be interrupted somewhere."""
-    tracker = Tracker(TrackingSettings(uri=uri), place)
-    stop_at(number, signal.SIGINT)
+    heed_signals(143)
+    tracker = Tracker(TrackingSettings(uri=uri, system_metrics=not reading), place)
+    (interrupt_reading if reading else stop_at)(number, signal.SIGINT)
     with tracker.pipeline(f"interrupted {number}", identity=IDENTITY, parameters={"seed": 0}) as run:
         for order, name in enumerate(("baseline", "adapt"), 1):
             with run.stage(name, order=order) as stage:
@@ -65,6 +71,21 @@ def stop_at(number: int, signal_number: int) -> None:
                 os.kill(os.getpid(), signal_number)
 
     sys.addaudithook(watch)
+
+
+def interrupt_reading(number: int, signal_number: int) -> None:
+    """Send this process a signal where SQLAlchemy reads rows for the so many-th time, in an open transaction."""
+    seen = 0
+
+    def watch(frame: FrameType, event: str, _: Any) -> None:
+        nonlocal seen
+        if event == "call" and frame.f_code.co_filename.endswith("sqlalchemy/orm/loading.py"):
+            seen += 1
+            if seen == number:
+                sys.setprofile(None)
+                os.kill(os.getpid(), signal_number)
+
+    sys.setprofile(watch)
 
 
 if __name__ == "__main__":

@@ -92,6 +92,22 @@ def test_an_interrupt_anywhere_leaves_no_run_that_counts_as_running(
     numbers: Sequence[int], fresh: Tracker, tmp_path: Path
 ) -> None:
     trackers = stopped(fresh, tmp_path, numbers, "interrupted")
+    assert_all_ended(trackers, numbers)
+
+
+@pytest.mark.fault(
+    "process: Ctrl-C in the middle of a call to the tracking store's database",
+    "the call ends first; all of the runs are marked as killed or finished",
+)
+def test_an_interrupt_in_an_open_transaction_does_not_lock_the_store(fresh: Tracker, tmp_path: Path) -> None:
+    numbers = (90, 270, 290, 490, 530)  # each of these locked it
+    assert_all_ended(stopped(fresh, tmp_path, numbers, "interrupted reading"), numbers)
+    for number in numbers:
+        assert set(runs_of(fresh, [f"interrupted {number}"]).values()) == {"KILLED"}, number
+
+
+def assert_all_ended(trackers: Sequence[Tracker], numbers: Sequence[int]) -> None:
+    """None of the runs that ``stopped`` recorded counts as running, and each is there once."""
     for number, tracker in zip(numbers, trackers, strict=True):
         filter_ = f"attributes.run_name = 'interrupted {number}'"
         pipelines = tracker.client.search_runs([tracker.experiment_id], filter_)
