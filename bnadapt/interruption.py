@@ -1,20 +1,24 @@
 """Requests to stop that cannot get lost, and do not come in between where they would do harm.
 
 Python drops an exception that a signal handler raises while the interpreter happens to be in a weak reference's
-callback or in ``__del__``. What was asked for is therefore remembered, and asked again wherever work goes on for long.
+callback or in ``__del__``. What was asked for is therefore asked again a moment later; and wherever work goes on for
+long, should the platform have no alarms.
 
 Raised in the middle of a call to a database, it leaves a transaction open, and its lock keeps the same process from
 recording how the run ended. Such a call is therefore brought to its end first.
 """
 
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 SECONDS_HELD_BACK = 5.0
+SECONDS_AFTER_A_LOSS = 0.01
 
 _requested: list[BaseException] = []
+_lost: list[BaseException] = []
 _held_back: list[BaseException] = []
 _depth = 0  # of blocks that hold requests back
 
@@ -25,11 +29,12 @@ def heed_signals(terminated: int) -> None:
     # A polite request to end gets what an interrupt gets: the runs are marked, nothing finished is lost.
     signal.signal(signal.SIGTERM, lambda number, frame: _stop(SystemExit(terminated), frame))
     if hasattr(signal, "SIGALRM"):
-        signal.signal(signal.SIGALRM, lambda number, frame: _stop_at_last())
+        signal.signal(signal.SIGALRM, lambda number, frame: _ring())
+    sys.unraisablehook = _notice_loss
 
 
 def check_for_stop() -> None:
-    """Raise what a signal asked for, if one did and it got lost; else return None."""
+    """Raise what a signal asked for, if one did; else return None."""
     if _requested:
         raise _requested[0]
 
@@ -58,6 +63,10 @@ def stops_held_back() -> Iterator[None]:
 
 def _stop(reason: BaseException, _: FrameType | None) -> None:
     _requested.append(reason)
+    _raise_or_hold_back(reason)
+
+
+def _raise_or_hold_back(reason: BaseException) -> None:
     if _depth == 0:
         raise reason
     if not _held_back:
@@ -65,12 +74,26 @@ def _stop(reason: BaseException, _: FrameType | None) -> None:
     _held_back.append(reason)
 
 
+def _notice_loss(dropped: "sys.UnraisableHookArgs") -> None:
+    """Ask again for what Python dropped, as soon as it is out of where it drops exceptions; print all else."""
+    lost = [reason for reason in _requested if reason is dropped.exc_value]
+    if not lost:
+        sys.__unraisablehook__(dropped)
+        return
+    _lost.extend(lost)
+    _set_alarm(SECONDS_AFTER_A_LOSS)
+
+
 def _set_alarm(seconds: float) -> None:
-    """Stop, after so long, whatever holds a request back; not at all after 0."""
-    if hasattr(signal, "setitimer"):  # elsewhere it waits for the end, however long that takes
+    """Ask again after so long, if there is something to ask for; not at all after 0."""
+    if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
-def _stop_at_last() -> None:
-    if _held_back:
+def _ring() -> None:
+    if _lost:
+        reason = _lost[0]
+        _lost.clear()
+        _raise_or_hold_back(reason)
+    elif _held_back:
         raise _held_back[0]

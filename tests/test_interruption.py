@@ -8,7 +8,7 @@ import sys
 import pytest
 
 LOST = """
-import os, signal, sys
+import os, signal, sys, time
 from bnadapt.interruption import check_for_stop, heed_signals
 
 class Careless:
@@ -17,12 +17,17 @@ class Careless:
         for _ in range(1000):
             pass  # the handler runs here, and what it raises is dropped
 
+if not {alarms}:
+    del signal.setitimer
 heed_signals(143)
 check_for_stop()
-Careless()
-print("dropped", flush=True)
 try:
-    check_for_stop()
+    Careless()
+    print("dropped", flush=True)
+    if {alarms}:
+        time.sleep(60)
+    else:
+        check_for_stop()
 except KeyboardInterrupt:
     sys.exit(130)
 """
@@ -32,13 +37,24 @@ except KeyboardInterrupt:
     "process: Ctrl-C or SIGTERM where Python drops the exception",
     "asked for again, and heard",
 )
+@pytest.mark.parametrize("alarms", [True, False], ids=["alarms", "no alarms"])
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
-def test_a_dropped_request_is_made_again(name: str, code: int) -> None:
+def test_a_dropped_request_is_made_again(name: str, code: int, alarms: bool) -> None:
+    program = LOST.format(name=name, alarms=alarms)
     result = subprocess.run(
-        [sys.executable, "-c", LOST.format(name=name)], capture_output=True, text=True, check=False
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=50
     )
     assert "dropped" in result.stdout
     assert result.returncode == code, result.stderr
+    assert result.stderr == ""
+
+
+def test_what_else_python_drops_is_printed() -> None:
+    program = "from bnadapt.interruption import heed_signals\nheed_signals(143)\n"
+    program += "class Careless:\n def __del__(self): raise OSError('no matter')\nCareless()"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert "OSError: no matter" in result.stderr
+    assert result.returncode == 0
 
 
 def test_without_a_request_nothing_stops() -> None:
