@@ -36,8 +36,10 @@ def print_adopted(console: Console, earlier: Earlier, names: Sequence[str]) -> N
         console.print(f"goes on with run {earlier.journal.run_id}: {done}", soft_wrap=True)
         console.print(f"  in {earlier.journal.run_directory}\n", soft_wrap=True)
     elif earlier.reusable is not None:
-        origin = earlier.reusable[0].run_id
-        console.print(f"taken over from run {origin}, the same there: {', '.join(names)}\n", soft_wrap=True)
+        origin = f"run {earlier.reusable.journal.run_id}"
+        if not earlier.reusable.recorded:
+            origin += ", which is no longer in the tracking store"
+        console.print(f"taken over from {origin}, the same there: {', '.join(names)}\n", soft_wrap=True)
 
 
 def print_ended(console: Console, settings: Settings, journal: Journal, tracker: Tracker) -> None:

@@ -99,12 +99,12 @@ def _journal(
         settings=recorded,
     )
     if earlier.reusable is not None:
-        origin, names = earlier.reusable
-        for name in names:
-            entry = origin.ended[name]
+        for name in earlier.reusable.names:
+            entry = earlier.reusable.journal.ended[name]
             network = run_directory.absolute() / "models" / Path(entry["network"]).name
             copy(Path(entry["network"]), network)
-            journal.end_stage(name, entry | {"network": str(network)})
+            uri = entry["model_uri"] if earlier.reusable.recorded else None
+            journal.end_stage(name, entry | {"network": str(network), "model_uri": uri})
     return journal
 
 

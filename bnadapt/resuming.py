@@ -21,18 +21,33 @@ from bnadapt.tracking.store import Tracker
 
 
 @dataclass(frozen=True)
+class Reusable:
+    """Stages of another run that would be the same here.
+
+    Attributes:
+        journal: Of the other run.
+        names: Of the stages.
+        recorded: Whether the tracking store has that run, and with it the networks that the journal says are there.
+    """
+
+    journal: Journal
+    names: list[str]
+    recorded: bool
+
+
+@dataclass(frozen=True)
 class Earlier:
     """What earlier processes have done of a run.
 
     Attributes:
         journal: Of a run that does the same: to go on with, or ended; None where there is none.
         begun: Id of such a run that was cut off before it had a journal; None where there is none.
-        reusable: The journal of another run, and the stages of it that would be the same here; None without any.
+        reusable: Stages of another run that would be the same here; None without any.
     """
 
     journal: Journal | None = None
     begun: str | None = None
-    reusable: tuple[Journal, list[str]] | None = None
+    reusable: Reusable | None = None
 
     @property
     def run_id(self) -> str | None:
@@ -46,8 +61,9 @@ class Earlier:
 
     def tags(self, settings: Settings) -> dict[str, str]:
         """What the run is tagged with: the run that its first stages are from."""
-        origin = self.reusable[0].run_id if self.reusable else settings.from_run
-        return {"from_run": origin} if origin else {}
+        if self.reusable is None:
+            return {"from_run": settings.from_run} if settings.from_run else {}
+        return {"from_run": self.reusable.journal.run_id} if self.reusable.recorded else {}
 
 
 def identity_of(settings: Settings, start: Start, tracker: Tracker) -> Identity:
@@ -99,7 +115,11 @@ def look_back(
     found = known.find(identity)
     if found is not None and tracker.has_run(found.run_id):
         return Earlier(found)
-    return Earlier(begun=tracker.begun(identity.digest), reusable=known.reusable(identity))
+    same = known.reusable(identity)
+    return Earlier(
+        begun=tracker.begun(identity.digest),
+        reusable=None if same is None else Reusable(*same, recorded=tracker.has_run(same[0].run_id)),
+    )
 
 
 def command_to_go_on(run_id: str, settings: Settings) -> str:

@@ -245,6 +245,28 @@ def test_an_ended_stage_whose_network_is_gone_is_done_again(damage: str, whole: 
     assert left(tmp_path).weights == whole.weights
 
 
+@pytest.mark.fault(
+    "store: the database of a finished run lost",
+    "its stages are taken over, which is said; nothing points into the lost store",
+)
+@pytest.mark.slow
+def test_a_lost_store_does_not_cost_the_networks(tmp_path: Path) -> None:
+    words = ["data=digits", *QUICK]
+    before = bnadapt(*words, cwd=tmp_path)
+    assert before.code == 0, before.errors
+    (tmp_path / "mlflow.db").unlink()
+    again = bnadapt(*words, "tracking.register_as=digits", "resume=true", cwd=tmp_path)
+    assert again.code == 0, again.errors
+    lost = f"run {before.run_id}, which is no longer in the tracking store"
+    assert f"taken over from {lost}, the same there: baseline, insert, adapt, finetune" in again.output
+    assert again.parent.info.status == "FINISHED"
+    assert "from_run" not in again.parent.data.tags
+    journal = tmp_path / "checkpoints" / again.run_id / "journal.json"
+    stages = json.loads(journal.read_text(encoding="utf-8"))["ended"]
+    assert {name: entry["model_uri"] for name, entry in stages.items()} == dict.fromkeys(stages)
+    assert {"baseline", "insert", "adapt", "finetune"} <= stages.keys()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -73,6 +73,11 @@ def sqlite_path(uri: str) -> Path | None:
     return Path(uri.removeprefix(_SQLITE).split("?")[0]) if uri.startswith(_SQLITE) else None
 
 
+def sqlite_uri(file: Path) -> str:
+    """The URI of a SQLite file with an absolute path."""
+    return f"{_SQLITE}{file.as_posix()}"
+
+
 def _absolute_sqlite(uri: str, working_directory: Path) -> str:
     file, question_mark, options = uri.removeprefix(_SQLITE).partition("?")
     if not file or file.startswith(":memory:"):

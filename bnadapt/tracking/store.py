@@ -4,6 +4,7 @@ import re
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ from mlflow.tracking.context.registry import resolve_tags
 
 from bnadapt.config import TrackingSettings
 from bnadapt.errors import StorageError, TrackingError
+from bnadapt.files import replacing
 from bnadapt.interruption import stops_held_back
 from bnadapt.locking import HeldElsewhereError, locked
 from bnadapt.secrets import redacted
 from bnadapt.tracking import names
 from bnadapt.tracking.beginning import beginning, begun, take_up_beginnings
-from bnadapt.tracking.environment import LOCAL_URI, patience, resolve_uri, sqlite_path
+from bnadapt.tracking.environment import LOCAL_URI, patience, resolve_uri, sqlite_path, sqlite_uri
 from bnadapt.tracking.leftovers import UNSENT, take_up
 from bnadapt.tracking.outbox import SECONDS_FOR_AN_ANSWER, Outbox, short_cause
 from bnadapt.tracking.queue import Queue, opened
@@ -53,6 +55,8 @@ class Tracker:
         file = sqlite_path(self.uri)
         with nullcontext() if file is None else _alone(file), patience(SECONDS_FOR_AN_ANSWER, retries=1):
             try:
+                if file is not None and not file.stat().st_size:
+                    _create(file)
                 self.client = MlflowClient(self.uri)
                 self.experiment_id = _experiment(self.client, settings.experiment, file)
             except TrackingError:
@@ -228,6 +232,23 @@ def _alone(file: Path) -> Iterator[None]:
             f"the tracking store {file} cannot be written or is no SQLite database: {error}. "
             "Name another file: tracking.uri=sqlite:////tmp/mlflow.db"
         ) from error
+
+
+def _create(file: Path) -> None:
+    """Make a store in place of an empty file.
+
+    MLflow takes a second or two for its tables, and never opens a database with half of them: a process that is killed
+    meanwhile must not leave one.
+    """
+    # Not at the top: it takes long, and where the store is a server nothing of it is needed.
+    from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    for left in file.parent.glob(f".{escape(file.stem)}.*.part*"):
+        left.unlink()
+    with replacing(file) as draft:
+        store = SqlAlchemyStore(sqlite_uri(draft), DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)
+        store.engine.dispose()
 
 
 def connected(uri: str) -> MlflowClient:

@@ -1,4 +1,4 @@
-"""A program that records runs, and is stopped when it does something for the so many-th time: writes, or reads rows.
+"""A program that records runs, and is stopped when it does something for the so many-th time, such as writing.
 
 Once for each number, in processes of their own that are forked from one, because the imports take longer than the rest.
 """
@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
 from bnadapt.config import TrackingSettings
 from bnadapt.interruption import heed_signals
@@ -29,6 +32,9 @@ def main(uri: str, directory: Path, numbers: Sequence[int], how: str) -> None:
             try:
                 if how == "killed":
                     begin(number, uri, place)
+                elif how == "killed creating":
+                    kill_creating(number)
+                    Tracker(TrackingSettings(), place)
                 else:
                     record(number, uri, place, reading=how == "interrupted reading")
             except KeyboardInterrupt:
@@ -60,12 +66,12 @@ def stop_at(number: int, signal_number: int) -> None:
     """Send this process a signal when it is about to write something for the so many-th time from now on."""
     seen = 0
 
-    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+    def watch(happens: str, arguments: tuple[Any, ...]) -> None:
         nonlocal seen
         writes = (
-            event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+            happens == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
         )
-        if writes or event in LASTING:
+        if writes or happens in LASTING:
             seen += 1
             if seen == number:
                 os.kill(os.getpid(), signal_number)
@@ -73,13 +79,25 @@ def stop_at(number: int, signal_number: int) -> None:
     sys.addaudithook(watch)
 
 
-def interrupt_reading(number: int, signal_number: int) -> None:
-    """Send this process a signal where SQLAlchemy reads rows for the so many-th time, in an open transaction."""
+def kill_creating(number: int) -> None:
+    """Kill this process when it is about to create the so many-th table of a store."""
     seen = 0
 
-    def watch(frame: FrameType, event: str, _: Any) -> None:
+    @event.listens_for(Engine, "before_cursor_execute")
+    def watch(connection: object, cursor: object, statement: str, *_: object) -> None:
         nonlocal seen
-        if event == "call" and frame.f_code.co_filename.endswith("sqlalchemy/orm/loading.py"):
+        seen += "CREATE TABLE" in statement
+        if seen == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def interrupt_reading(number: int, signal_number: int) -> None:
+    """Send this process a signal when SQLAlchemy reads rows for the so many-th time, in an open transaction."""
+    seen = 0
+
+    def watch(frame: FrameType, happens: str, _: Any) -> None:
+        nonlocal seen
+        if happens == "call" and frame.f_code.co_filename.endswith("sqlalchemy/orm/loading.py"):
             seen += 1
             if seen == number:
                 sys.setprofile(None)

@@ -19,11 +19,15 @@ FEW = (8, 13, 17, 19, 30)
 MANY = range(1, 46, 3)
 
 
+def stop(uri: str, directory: Path, numbers: Sequence[int], how: str) -> None:
+    program = Path(__file__).with_name("stopped.py")
+    words = [sys.executable, str(program), uri, str(directory), json.dumps(list(numbers)), how]
+    subprocess.run(words, check=True, timeout=900)
+
+
 def stopped(tracker: Tracker, directory: Path, numbers: Sequence[int], how: str = "killed") -> list[Tracker]:
     """Processes that were stopped, each in a working directory of its own; a tracker for each of these."""
-    program = Path(__file__).with_name("stopped.py")
-    words = [sys.executable, str(program), tracker.uri, str(directory), json.dumps(list(numbers)), how]
-    subprocess.run(words, check=True, timeout=900)
+    stop(tracker.uri, directory, numbers, how)
     settings = TrackingSettings(uri=tracker.uri, system_metrics=False)
     return [Tracker(settings, directory / str(number)) for number in numbers]
 
@@ -93,6 +97,23 @@ def test_an_interrupt_anywhere_leaves_no_run_that_counts_as_running(
 ) -> None:
     trackers = stopped(fresh, tmp_path, numbers, "interrupted")
     assert_all_ended(trackers, numbers)
+
+
+@pytest.mark.fault(
+    "process: killed while the tracking store's tables are made",
+    "the next start makes them anew; nothing stays of the half",
+)
+def test_a_store_that_was_half_made_is_made_anew(tmp_path: Path) -> None:
+    numbers = (30, 70)
+    stop("", tmp_path, numbers, "killed creating")
+    for number in numbers:
+        place = tmp_path / str(number)
+        assert list(place.glob(".*.part*")), number
+        tracker = Tracker(TrackingSettings(system_metrics=False), place)
+        with tracker.pipeline("after it"):
+            pass
+        assert set(runs_of(tracker, ["after it"]).values()) == {"FINISHED"}
+        assert not list(place.glob(".*.part*"))
 
 
 @pytest.mark.fault(
