@@ -15,7 +15,7 @@ _RETRIES, _TIMEOUT = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIM
 
 
 def prepare_environment(telemetry: bool) -> None:
-    """Set MLflow's environment variables: telemetry as asked, short waits for a server, quiet start.
+    """Set environment variables of MLflow and databases: telemetry as asked, short waits for a server, quiet start.
 
     Variables that the user has set stay as they are, except the one that switches telemetry, which
     follows ``telemetry``. MLflow's own defaults would wait four minutes for a server that is not there.
@@ -23,6 +23,7 @@ def prepare_environment(telemetry: bool) -> None:
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "false" if telemetry else "true"
     os.environ.setdefault(_RETRIES, "2")
     os.environ.setdefault(_TIMEOUT, "30")
+    os.environ.setdefault("PGCONNECT_TIMEOUT", "5")  # PostgreSQL's clients wait for ever
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     # MLflow would print the server's address with every run that ends, and the password in it.

@@ -21,6 +21,7 @@ from bnadapt.locking import HeldElsewhereError, locked
 from bnadapt.secrets import redacted
 from bnadapt.tracking import names
 from bnadapt.tracking.beginning import beginning, begun, take_up_beginnings
+from bnadapt.tracking.database import require_answer, require_entry
 from bnadapt.tracking.environment import LOCAL_URI, patience, resolve_uri, sqlite_path, sqlite_uri
 from bnadapt.tracking.leftovers import UNSENT, take_up
 from bnadapt.tracking.outbox import SECONDS_FOR_AN_ANSWER, Outbox, short_cause
@@ -57,6 +58,8 @@ class Tracker:
             try:
                 if file is not None and not file.stat().st_size:
                     _create(file)
+                require_answer(self.uri, SECONDS_FOR_AN_ANSWER)
+                require_entry(self.uri)
                 self.client = MlflowClient(self.uri)
                 self.experiment_id = _experiment(self.client, settings.experiment, file)
             except TrackingError:
@@ -259,6 +262,8 @@ def connected(uri: str) -> MlflowClient:
     """
     try:
         with patience(SECONDS_FOR_AN_ANSWER, retries=1):
+            require_answer(uri, SECONDS_FOR_AN_ANSWER)
+            require_entry(uri)
             client = MlflowClient(uri)
             client.search_experiments(max_results=1)
     except Exception as error:
@@ -292,6 +297,8 @@ def _unusable(uri: str, error: Exception) -> TrackingError:
         problem, remedy = "the tracking server {} does not answer as it should", "Start it, or "
     else:
         problem, remedy = "the tracking store {} cannot be used", "Mend it, or "
+    if isinstance(error, ModuleNotFoundError):
+        problem, remedy = "the tracking store {} needs a package that is not installed", "Install it, or "
     return TrackingError(
         f"tracking.uri: {problem.format(redacted(uri))}: {short_cause(error)}. "
         f"{remedy}record in a local file: tracking.uri={LOCAL_URI}"
