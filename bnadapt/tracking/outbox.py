@@ -137,32 +137,37 @@ class Outbox:
             return
         began = time.monotonic()
         for entries in self._next():
-            files = entries[0].action in TO_THE_FILES
-            pause = self._files if files else self._store
+            pause = self._files if entries[0].action in TO_THE_FILES else self._store
             if seconds is not None and time.monotonic() - began > seconds:
                 return
             if pause.lasts() or entries[0].content.get("needs") in self.queue.pending:
                 continue
-            started = time.monotonic()
-            try:
-                with stops_held_back():
-                    invalid = self._deliver(entries, just_now)
-            except Exception as error:
-                # Artifact stores raise whatever their own client libraries raise, so the net is wide here.
-                self.problem = short_cause(error)
-                if not (files and self.answers()):
-                    pause = self._store
-                if pause.begin(time.monotonic() - started):
-                    self._warn(error, files and pause is self._files)
-                if pause is self._store:
-                    return
-            else:
-                self._answered = time.monotonic()
-                for each in {self._store, pause}:
-                    if each.end():
-                        logger.info("the tracking store takes results again")
-                if invalid is not None:
-                    raise invalid
+            with stops_held_back():
+                go_on = self._try(entries, pause, just_now)
+            if not go_on:
+                return
+
+    def _try(self, entries: list[Entry], pause: Pause, just_now: int | None) -> bool:
+        """Send entries, and let what fails begin a pause; says whether those after them may be tried."""
+        files = pause is self._files
+        started = time.monotonic()
+        try:
+            invalid = self._deliver(entries, just_now)
+        except Exception as error:
+            # Artifact stores raise whatever their own client libraries raise, so the net is wide here.
+            self.problem = short_cause(error)
+            if not (files and self.answers()):
+                pause = self._store
+            if pause.begin(time.monotonic() - started):
+                self._warn(error, files and pause is self._files)
+            return pause is self._files
+        self._answered = time.monotonic()
+        for each in {self._store, pause}:
+            if each.end():
+                logger.info("the tracking store takes results again")
+        if invalid is not None:
+            raise invalid
+        return True
 
     def _next(self) -> Iterator[list[Entry]]:
         """Entries to be sent together, in order: metrics of one run that follow each other, all else one by one."""

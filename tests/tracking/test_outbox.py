@@ -2,11 +2,14 @@
 
 import json
 import logging
+import os
 import shlex
 import signal
 import sqlite3
+import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,8 +21,10 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
+from bnadapt import interruption
 from bnadapt.config import TrackingSettings
 from bnadapt.evaluation.results import Scores, StageResult
+from bnadapt.interruption import heed_signals
 from bnadapt.tracking.delivery import deliver
 from bnadapt.tracking.models import load_model
 from bnadapt.tracking.outbox import Outbox, short_cause
@@ -179,6 +184,47 @@ def test_a_run_that_is_stopped_ends_in_seconds_where_the_server_never_answers(
     assert [each.left for each in deliver(TrackingSettings(uri=server.address), tmp_path)] == [0]
     assert tracker.client.get_run(runs[0].run_id).info.status == "KILLED"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def heeding() -> Iterator[None]:
+    """Signals as the command heeds them."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+    before, hook = {number: signal.getsignal(number) for number in numbers}, sys.unraisablehook
+    heed_signals(143)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        sys.unraisablehook = hook
+        interruption._requested.clear()
+
+
+@pytest.mark.usefixtures("heeding")
+def test_an_interrupt_while_the_server_is_waited_for_ends_in_seconds(
+    server: Any, tracker: Tracker, tmp_path: Path, points: Callable
+) -> None:
+    def wait() -> None:
+        with remote(server.address, tmp_path).pipeline("waits") as run:
+            runs.append(run)
+            server.signal(signal.SIGSTOP)
+            threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+            started.append(time.monotonic())
+            run.log_metrics({"loss": 0.5})
+            time.sleep(60)
+
+    runs: list = []
+    started: list[float] = []
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            wait()
+        assert time.monotonic() - started[0] < 12
+    finally:
+        server.signal(signal.SIGCONT)
+    assert [each.left for each in deliver(TrackingSettings(uri=server.address), tmp_path)] == [0]
+    assert tracker.client.get_run(runs[0].run_id).info.status == "KILLED"
+    assert points(tracker.client, runs[0].run_id) == {"loss": [(0, 0.5)]}
 
 
 @pytest.mark.fault(
