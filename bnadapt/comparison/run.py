@@ -17,7 +17,7 @@ from bnadapt.comparison.attempts import Attempt, attempt_rate
 from bnadapt.comparison.look import look_closely
 from bnadapt.comparison.memory import Keys, Memory, identity_of, look_back, others
 from bnadapt.comparison.origins import Networks, Reader
-from bnadapt.comparison.work import Done, Work, remove_networks
+from bnadapt.comparison.work import Done, Work
 from bnadapt.config import ArmSettings, Settings
 from bnadapt.errors import StageError
 from bnadapt.evaluation.arms import ArmResult, Comparison, RateTried
@@ -71,7 +71,6 @@ def run_comparison(
     with journals(Path.cwd() / settings.checkpoints.directory) as known:
         earlier = look_back(known, settings, identity, tracker)
         if earlier.ended:
-            remove_networks(earlier.ended)  # its process may have been stopped before it could
             print_ended(console, settings, earlier.ended, tracker)
             return ComparisonOutcome(earlier.ended.run_id, [], [])
         arms, left_out = runnable(settings, first)
@@ -113,7 +112,7 @@ def run_comparison(
             report = account.record_report(run, directory, material)
         if best is not None:  # else the same command tries again
             journal.finish(account.outcome_of(comparisons, report))
-            remove_networks(journal)
+            work.remove_networks()
     account.print_outcome(console, settings, tracker, material, report, best)
     return ComparisonOutcome(run.run_id, work.results, comparisons)
 

@@ -26,7 +26,6 @@ from bnadapt.evaluation.arms import ArmResult, Comparison
 from bnadapt.evaluation.results import Scores
 from bnadapt.evaluation.verdict import rank_of
 from bnadapt.files import copy, remove_drafts, save
-from bnadapt.journal import Journal
 from bnadapt.models.load import load_file
 from bnadapt.normalization.proof import weights_digest
 from bnadapt.procedure import Listener, Procedure
@@ -46,15 +45,6 @@ class Done:
     path: Path
     weights: str
     run: ArmRun | None = None
-
-
-def _networks_of(journal: Journal) -> Path:
-    return journal.run_directory / "models"
-
-
-def remove_networks(journal: Journal) -> None:
-    """Remove the networks of a comparison that has ended, but for the one that is kept: hundreds may be many GB."""
-    shutil.rmtree(_networks_of(journal), ignore_errors=True)
 
 
 @dataclass
@@ -81,7 +71,7 @@ class Work:
     @property
     def directory(self) -> Path:
         """Where networks lie in the meantime."""
-        return _networks_of(self.memory.journal)
+        return self.memory.journal.run_directory / "models"
 
     @property
     def seconds(self) -> float:
@@ -287,3 +277,7 @@ class Work:
                 if how.register_as is not None:
                     arm.register(how.register_as, how.alias)
         return path
+
+    def remove_networks(self) -> None:
+        """Remove all networks but the one that is kept: one for each arm and seed is much, and all are scored."""
+        shutil.rmtree(self.directory, ignore_errors=True)
