@@ -194,8 +194,17 @@ class Ledger:
         self.run.log_best(stage_label(self._place(name), name), self._results[name])
         how = self.settings.tracking
         uri = self._model_uri(name)
-        if how.register_as is not None and uri is not None:
-            self.run.register(uri, how.register_as, how.alias)
+        if how.register_as is not None:
+            if uri is not None:
+                self.run.register(uri, how.register_as, how.alias)
+            else:
+                _log.warning(
+                    "tracking.register_as=%s: nothing is registered, because the tracking store does not hold the "
+                    "network of stage %s; it is kept in %s",
+                    how.register_as,
+                    name,
+                    path,
+                )
         return path
 
     def keep_patch(self, name: str) -> Path | None:

@@ -247,7 +247,7 @@ def test_an_ended_stage_whose_network_is_gone_is_done_again(damage: str, whole: 
 
 @pytest.mark.fault(
     "store: the database of a finished run lost",
-    "its stages are taken over, which is said; nothing points into the lost store",
+    "its stages are taken over, which is said; the new run points to no network of the lost store",
 )
 @pytest.mark.slow
 def test_a_lost_store_does_not_cost_the_networks(tmp_path: Path) -> None:
@@ -261,6 +261,10 @@ def test_a_lost_store_does_not_cost_the_networks(tmp_path: Path) -> None:
     assert f"taken over from {lost}, the same there: baseline, insert, adapt, finetune" in again.output
     assert again.parent.info.status == "FINISHED"
     assert "from_run" not in again.parent.data.tags
+    assert (
+        "tracking.register_as=digits: nothing is registered, because the tracking store does not"
+        in again.errors
+    )
     journal = tmp_path / "checkpoints" / again.run_id / "journal.json"
     stages = json.loads(journal.read_text(encoding="utf-8"))["ended"]
     assert {name: entry["model_uri"] for name, entry in stages.items()} == dict.fromkeys(stages)

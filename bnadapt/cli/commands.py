@@ -13,14 +13,14 @@ from bnadapt.cli.messages import FAILED
 from bnadapt.config import TrackingSettings
 from bnadapt.errors import TrackingError
 from bnadapt.startup import start_tensorflow
-from bnadapt.tracking.environment import prepare_environment, resolve_uri, sqlite_path
+from bnadapt.tracking.environment import holds_a_store, prepare_environment, resolve_uri, sqlite_path
 
 
 def open_ui(overrides: list[str]) -> NoReturn:
     """Replace this process by MLflow's pages for the store that the settings name, on this machine alone."""
     tracking = _tracking(overrides)
     file = sqlite_path(resolve_uri(tracking.uri, Path.cwd()))
-    if file is not None and not file.is_file():
+    if file is not None and not holds_a_store(file):
         raise TrackingError(
             f"tracking.uri={tracking.uri}: no runs are recorded in {file} yet; start the command in the directory "
             "where the runs were made, or name the store: bnadapt ui tracking.uri=sqlite:///DIRECTORY/mlflow.db"

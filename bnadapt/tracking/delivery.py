@@ -5,7 +5,7 @@ from pathlib import Path
 from bnadapt.config import TrackingSettings
 from bnadapt.errors import TrackingError
 from bnadapt.secrets import redacted
-from bnadapt.tracking.environment import resolve_uri, sqlite_path
+from bnadapt.tracking.environment import holds_a_store, resolve_uri, sqlite_path
 from bnadapt.tracking.leftovers import UNSENT, Delivery, take_up
 from bnadapt.tracking.store import connected
 
@@ -28,7 +28,7 @@ def deliver(settings: TrackingSettings, working_directory: Path) -> list[Deliver
     """
     uri = resolve_uri(settings.uri, working_directory)
     file = sqlite_path(uri)
-    if file is not None and not file.is_file():
+    if file is not None and not holds_a_store(file):
         raise TrackingError(
             f"tracking.uri={redacted(settings.uri)}: there is no such store. Name the one that the runs were "
             "recorded in: bnadapt deliver tracking.uri=URI"

@@ -23,7 +23,7 @@ def prepare_environment(telemetry: bool) -> None:
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "false" if telemetry else "true"
     os.environ.setdefault(_RETRIES, "2")
     os.environ.setdefault(_TIMEOUT, "30")
-    os.environ.setdefault("PGCONNECT_TIMEOUT", "5")  # PostgreSQL's clients wait for ever
+    os.environ.setdefault("PGCONNECT_TIMEOUT", "5")  # PostgreSQL's own library would wait for ever
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     # MLflow would print the server's address with every run that ends, and the password in it.
@@ -72,6 +72,11 @@ def resolve_uri(uri: str, working_directory: Path) -> str:
 def sqlite_path(uri: str) -> Path | None:
     """The file of a SQLite URI that :func:`resolve_uri` returned; None for any other store."""
     return Path(uri.removeprefix(_SQLITE).split("?")[0]) if uri.startswith(_SQLITE) else None
+
+
+def holds_a_store(file: Path) -> bool:
+    """Whether a SQLite file is there and holds something: a process killed before it made the store leaves it empty."""
+    return file.is_file() and file.stat().st_size > 0
 
 
 def sqlite_uri(file: Path) -> str:

@@ -20,7 +20,6 @@ from mlflow.exceptions import MlflowException
 
 from bnadapt.interruption import stops_held_back
 from bnadapt.secrets import redacted
-from bnadapt.tracking.database import require_answer
 from bnadapt.tracking.environment import patience, sqlite_path
 from bnadapt.tracking.pause import Pause
 from bnadapt.tracking.queue import METRICS, Entry, Queue
@@ -123,7 +122,6 @@ class Outbox:
         """Whether the store answers in a few seconds and knows the run."""
         try:
             with patience(SECONDS_FOR_AN_ANSWER), stops_held_back():
-                require_answer(self.uri, SECONDS_FOR_AN_ANSWER)
                 self._require_free_database()
                 self._client.get_run(self.queue.folder.name)
         except Exception:  # databases and their drivers raise their own types
@@ -193,8 +191,6 @@ class Outbox:
         if slow and time.monotonic() - self._answered > SECONDS_FOR_AN_ANSWER and not self.answers():
             raise ConnectionError("it does not answer")
         self._require_free_database()
-        if self._store.failing:
-            require_answer(self.uri, SECONDS_FOR_AN_ANSWER)
         try:
             # A server that answers may need its time for a large file; any other must not hold up the training.
             with patience(None if slow else SECONDS_FOR_AN_ANSWER):

@@ -2,9 +2,9 @@
 
 import re
 import sqlite3
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
-from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,20 @@ from mlflow.tracking.context.registry import resolve_tags
 
 from bnadapt.config import TrackingSettings
 from bnadapt.errors import StorageError, TrackingError
-from bnadapt.files import replacing
 from bnadapt.interruption import stops_held_back
 from bnadapt.locking import HeldElsewhereError, locked
 from bnadapt.secrets import redacted
 from bnadapt.tracking import names
 from bnadapt.tracking.beginning import beginning, begun, take_up_beginnings
-from bnadapt.tracking.database import require_answer, require_entry
-from bnadapt.tracking.environment import LOCAL_URI, patience, resolve_uri, sqlite_path, sqlite_uri
+from bnadapt.tracking.database import require_database
+from bnadapt.tracking.environment import (
+    LOCAL_URI,
+    holds_a_store,
+    patience,
+    resolve_uri,
+    sqlite_path,
+    sqlite_uri,
+)
 from bnadapt.tracking.leftovers import UNSENT, take_up
 from bnadapt.tracking.outbox import SECONDS_FOR_AN_ANSWER, Outbox, short_cause
 from bnadapt.tracking.queue import Queue, opened
@@ -56,10 +62,9 @@ class Tracker:
         file = sqlite_path(self.uri)
         with nullcontext() if file is None else _alone(file), patience(SECONDS_FOR_AN_ANSWER, retries=1):
             try:
-                if file is not None and not file.stat().st_size:
+                if file is not None and not holds_a_store(file):
                     _create(file)
-                require_answer(self.uri, SECONDS_FOR_AN_ANSWER)
-                require_entry(self.uri)
+                require_database(self.uri)
                 self.client = MlflowClient(self.uri)
                 self.experiment_id = _experiment(self.client, settings.experiment, file)
             except TrackingError:
@@ -154,7 +159,7 @@ class Tracker:
             except (KeyboardInterrupt, SystemExit):
                 # The run may be there already, and nobody else would know of it.
                 stack.close()
-                with suppress(Exception):
+                with suppress(Exception), stops_held_back():
                     take_up(self.client, self.unsent)
                 raise
             except HeldElsewhereError as error:
@@ -238,7 +243,7 @@ def _alone(file: Path) -> Iterator[None]:
 
 
 def _create(file: Path) -> None:
-    """Make a store in place of an empty file.
+    """Fill an empty file with what MLflow's stores hold at first, all of it or nothing.
 
     MLflow takes a second or two for its tables, and never opens a database with half of them: a process that is killed
     meanwhile must not leave one.
@@ -247,11 +252,12 @@ def _create(file: Path) -> None:
     from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    for left in file.parent.glob(f".{escape(file.stem)}.*.part*"):
-        left.unlink()
-    with replacing(file) as draft:
-        store = SqlAlchemyStore(sqlite_uri(draft), DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)
-        store.engine.dispose()
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
+        draft = Path(directory) / "mlflow.db"
+        SqlAlchemyStore(sqlite_uri(draft), DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH).engine.dispose()
+        with closing(sqlite3.connect(draft)) as source, closing(sqlite3.connect(file)) as target:
+            if not holds_a_store(file):  # still: a server of MLflow's may be making its tables there, too
+                source.backup(target)  # one transaction
 
 
 def connected(uri: str) -> MlflowClient:
@@ -262,8 +268,7 @@ def connected(uri: str) -> MlflowClient:
     """
     try:
         with patience(SECONDS_FOR_AN_ANSWER, retries=1):
-            require_answer(uri, SECONDS_FOR_AN_ANSWER)
-            require_entry(uri)
+            require_database(uri)
             client = MlflowClient(uri)
             client.search_experiments(max_results=1)
     except Exception as error:

@@ -14,6 +14,7 @@ from typing import Any
 
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
+from sqlalchemy.orm import loading
 
 from bnadapt.config import TrackingSettings
 from bnadapt.interruption import heed_signals
@@ -92,12 +93,12 @@ def kill_creating(number: int) -> None:
 
 
 def interrupt_reading(number: int, signal_number: int) -> None:
-    """Send this process a signal when SQLAlchemy reads rows for the so many-th time, in an open transaction."""
+    """Send this process a signal when SQLAlchemy is about to take rows from an open cursor for the so many-th time."""
     seen = 0
 
     def watch(frame: FrameType, happens: str, _: Any) -> None:
         nonlocal seen
-        if happens == "call" and frame.f_code.co_filename.endswith("sqlalchemy/orm/loading.py"):
+        if happens == "call" and frame.f_code is loading._instance_processor.__code__:
             seen += 1
             if seen == number:
                 sys.setprofile(None)

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from bnadapt.config import TrackingSettings
+from bnadapt.errors import TrackingError
 from bnadapt.tracking.beginning import beginning
+from bnadapt.tracking.delivery import deliver
 from bnadapt.tracking.sending import children
 from bnadapt.tracking.store import Tracker
 from tests.tracking.stopped import IDENTITY
@@ -108,12 +110,13 @@ def test_a_store_that_was_half_made_is_made_anew(tmp_path: Path) -> None:
     stop("", tmp_path, numbers, "killed creating")
     for number in numbers:
         place = tmp_path / str(number)
-        assert list(place.glob(".*.part*")), number
+        assert (place / "mlflow.db").stat().st_size == 0
+        with pytest.raises(TrackingError, match="there is no such store"):
+            deliver(TrackingSettings(), place)
         tracker = Tracker(TrackingSettings(system_metrics=False), place)
         with tracker.pipeline("after it"):
             pass
         assert set(runs_of(tracker, ["after it"]).values()) == {"FINISHED"}
-        assert not list(place.glob(".*.part*"))
 
 
 @pytest.mark.fault(
@@ -121,7 +124,7 @@ def test_a_store_that_was_half_made_is_made_anew(tmp_path: Path) -> None:
     "the call ends first; all of the runs are marked as killed or finished",
 )
 def test_an_interrupt_in_an_open_transaction_does_not_lock_the_store(fresh: Tracker, tmp_path: Path) -> None:
-    numbers = (90, 270, 290, 490, 530)  # each of these locked it
+    numbers = (5, 9, 35, 55, 60)  # each of these locked it
     assert_all_ended(stopped(fresh, tmp_path, numbers, "interrupted reading"), numbers)
     for number in numbers:
         assert set(runs_of(fresh, [f"interrupted {number}"]).values()) == {"KILLED"}, number

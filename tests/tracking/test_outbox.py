@@ -195,10 +195,12 @@ def heeding() -> Iterator[None]:
     try:
         yield
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)
         sys.unraisablehook = hook
-        interruption._requested.clear()
+        for requests in (interruption._requested, interruption._held_back, interruption._lost):
+            requests.clear()
 
 
 @pytest.mark.usefixtures("heeding")
@@ -209,18 +211,20 @@ def test_an_interrupt_while_the_server_is_waited_for_ends_in_seconds(
         with remote(server.address, tmp_path).pipeline("waits") as run:
             runs.append(run)
             server.signal(signal.SIGSTOP)
-            threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+            interrupt.start()
             started.append(time.monotonic())
             run.log_metrics({"loss": 0.5})
             time.sleep(60)
 
     runs: list = []
     started: list[float] = []
+    interrupt = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
     try:
         with pytest.raises(KeyboardInterrupt):
             wait()
         assert time.monotonic() - started[0] < 12
     finally:
+        interrupt.cancel()
         server.signal(signal.SIGCONT)
     assert [each.left for each in deliver(TrackingSettings(uri=server.address), tmp_path)] == [0]
     assert tracker.client.get_run(runs[0].run_id).info.status == "KILLED"
