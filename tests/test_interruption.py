@@ -7,16 +7,25 @@ import sys
 
 import pytest
 
-LOST = """
-import os, signal, sys, time
-from bnadapt.interruption import check_for_stop, heed_signals
+ASKING = """
+import atexit, os, signal, sys, threading, time
+import bnadapt.interruption
+from bnadapt.interruption import check_for_stop, heed_signals, stops_held_back
+
+def ask(times=1):
+    for _ in range(times):
+        os.kill(os.getpid(), signal.{name})
 
 class Careless:
+    def __init__(self, what=ask):
+        self.what = what
+
     def __del__(self):
-        os.kill(os.getpid(), signal.{name})
+        self.what()
         for _ in range(1000):
             pass  # the handler runs here, and what it raises is dropped
-
+"""
+LOST = """
 if not {alarms}:
     del signal.setitimer
 heed_signals(143)
@@ -40,7 +49,7 @@ except KeyboardInterrupt:
 @pytest.mark.parametrize("alarms", [True, False], ids=["alarms", "no alarms"])
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
 def test_a_dropped_request_is_made_again(name: str, code: int, alarms: bool) -> None:
-    program = LOST.format(name=name, alarms=alarms)
+    program = (ASKING + LOST).format(name=name, alarms=alarms)
     result = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=50
     )
@@ -68,27 +77,10 @@ def test_without_a_request_nothing_stops() -> None:
 
 
 HELD_BACK = """
-import os, signal, sys, threading, time
-import bnadapt.interruption
-from bnadapt.interruption import heed_signals, stops_held_back
-
-def ask(times=1):
-    for _ in range(times):
-        os.kill(os.getpid(), signal.{name})
-
 def work(seconds):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         time.sleep(0.01)
-
-class Careless:
-    def __init__(self, what):
-        self.what = what
-
-    def __del__(self):
-        self.what()
-        for _ in range(1000):
-            pass
 
 def say(what):
     print(what, flush=True)
@@ -103,7 +95,6 @@ except SystemExit as stop:
     assert stop.code == 143
 else:
     sys.exit("nothing was heard")
-began = time.monotonic()
 with stops_held_back():
     work(2 * {limit} if {limit} < 1 else 0.1)
 say("nothing is asked for once more")
@@ -201,7 +192,7 @@ LATER = ["nothing is asked for once more", "held", "heard"]
         pytest.param(
             0.4,
             """
-    Careless(ask)
+    Careless()
     with stops_held_back():
         work(0.1)
         say("in time")
@@ -227,7 +218,7 @@ LATER = ["nothing is asked for once more", "held", "heard"]
 def test_a_request_waits_for_the_end_of_what_it_must_not_disturb(
     name: str, limit: float, program: str, printed: list[str]
 ) -> None:
-    text = HELD_BACK.format(name=name, limit=limit, program=program)
+    text = (ASKING + HELD_BACK).format(name=name, limit=limit, program=program)
     result = subprocess.run(
         [sys.executable, "-c", text], capture_output=True, text=True, check=False, timeout=50
     )
@@ -236,20 +227,8 @@ def test_a_request_waits_for_the_end_of_what_it_must_not_disturb(
 
 
 def test_a_request_that_is_dropped_at_the_end_does_not_kill_the_process() -> None:
-    text = """
-import atexit, os, signal
-from bnadapt.interruption import heed_signals
-
-class Careless:
-    def __del__(self):
-        os.kill(os.getpid(), signal.SIGINT)
-        for _ in range(1000):
-            pass
-
-heed_signals(143)
-atexit.register(Careless)
-much = [[] for _ in range(3_000_000)]  # Python takes its time to end
-"""
+    text = ASKING.format(name="SIGINT") + "heed_signals(143)\natexit.register(Careless)\n"
+    text += "much = [[] for _ in range(3_000_000)]  # Python takes its time to end\n"
     result = subprocess.run(
         [sys.executable, "-c", text], capture_output=True, text=True, check=False, timeout=50
     )
